@@ -1,0 +1,67 @@
+"""Every error that a user can meet, each with the exit code that a script can act on.
+
+A message says what is wrong, where (file:line, agent, rank, round) and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_OK = 0
+EXIT_UNEXPECTED = 1
+EXIT_TO_BE_CONTINUED = 75  # EX_TEMPFAIL: `parse-mpi status` of a run that stopped before its last round
+
+
+class ParseMpiError(Exception):
+    """Base of all errors that are the user's to mend; printed without a traceback."""
+
+    exit_code = EXIT_UNEXPECTED
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a job: `where` is file:line (or a key path), `hint` the next step."""
+
+    where: str
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+class JobError(ParseMpiError):
+    """The job file is wrong; carries all problems at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in the job:"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+class DataError(ParseMpiError):
+    """A data file breaks its layout: names file, data set and row."""
+
+    exit_code = 3
+
+
+class LaunchError(ParseMpiError):
+    """The MPI world is not the one that was asked for, or its ranks disagree."""
+
+    exit_code = 4
+
+
+class StorageError(ParseMpiError):
+    """A run directory, checkpoint or metrics file can't be written or trusted."""
+
+    exit_code = 5
+
+
+class NonFiniteError(ParseMpiError):
+    """Training produced NaN or infinity; names agent, round and term."""
+
+    exit_code = 6

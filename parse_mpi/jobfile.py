@@ -1,0 +1,194 @@
+"""Reads job files: YAML and `--set` overrides in; a checked Job out, or every problem at once with its line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from parse_mpi.errors import JobError, Problem
+from parse_mpi.job import Hdf5Source, Job
+from parse_mpi.joberrors import blame_all, dotted, key_hint, show
+from parse_mpi.yamlfile import Document, KeyPath, Value, parse_yaml, place_of, read_yaml, write_yaml
+
+PACKAGE_DIR = Path(__file__).parent
+SHIPPED_DIRS = (PACKAGE_DIR, PACKAGE_DIR.parent)  # jobs/ and topologies/ lie in the one in a wheel, in the other here
+BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "exchange", "device")
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A checked job, and where each of its keys stands."""
+
+    job: Job
+    path: Path
+    lines: Mapping[KeyPath, str]
+
+    def where(self, *keys: str | int) -> str:
+        """`file:line` of a key or, where it was not written, of its nearest parent; `--set KEY` for an override."""
+        return place_of(self.lines, keys)
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """Read a job file, then apply overrides `key.path=value` in their order; raises JobError with all problems.
+
+    `topology: NAME` is replaced by what its file says, and a relative data.source.hdf5 by an absolute path.
+    """
+    if not os.path.exists(path):
+        raise JobError([Problem(str(path), "there is no such file", _nearby_jobs(path))])
+    document = read_yaml(path)
+    if not isinstance(document.value, dict):
+        document.blame((), f"the file is {show(document.value)}; a job is a mapping of keys", "jobs/ holds ready jobs")
+        raise JobError(document.problems)
+    for override in overrides:
+        _override(document, document.value, override, path.parent)
+    _read_topology(document, document.value, path.parent)
+    _find_hdf5(document, document.value, path.parent)
+    try:
+        # As JSON, because strict validation takes lists for tuples there, and a whole number for a float.
+        job = Job.model_validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        blame_all(document, Job, error.errors(include_url=False))
+    if document.problems:
+        raise JobError(sorted(document.problems, key=_reading_order))
+    return JobFile(job, path, document.lines)
+
+
+def dump_job(job: Job) -> str:
+    """YAML of a job with every default filled in; load_job reads an equal job from it."""
+    return write_yaml(job.model_dump(mode="json"))
+
+
+def job_digest(job: Job) -> str:
+    """sha256 (hex) of what decides the trajectory: how long, how observed and where it runs is left out."""
+    text = json.dumps(_trajectory(job), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed_keys(old: Job, new: Job) -> list[str]:
+    """What makes two digests differ, as `key.path: old -> new`."""
+    return [f"{dotted(keys)}: {was} -> {is_now}" for keys, was, is_now in _changes(_trajectory(old), _trajectory(new))]
+
+
+def _trajectory(job: Job) -> dict[str, Value]:
+    settings: dict[str, Value] = job.model_dump(mode="json", exclude={*BESIDE_THE_TRAJECTORY, "train"})
+    settings["train"] = job.train.model_dump(mode="json", exclude={"rounds"})
+    if isinstance(job.data.source, Hdf5Source):  # the file may move; its content has a digest of its own
+        settings["data"] = job.data.model_dump(mode="json", exclude={"source": {"hdf5"}})
+    return settings
+
+
+def _changes(old: Value, new: Value, keys: KeyPath = ()) -> Iterator[tuple[KeyPath, str, str]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _changes(old.get(key), new.get(key), (*keys, key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (was, is_now) in enumerate(zip(old, new, strict=True)):
+            yield from _changes(was, is_now, (*keys, index))
+    elif old != new:
+        yield keys, show(old), show(new)
+
+
+def _nearby_jobs(path: Path) -> str:
+    for directory in (path.parent, *(shipped / "jobs" for shipped in SHIPPED_DIRS)):
+        if jobs := [os.path.join(directory, job.name) for job in sorted(directory.glob("*.yaml")) if job != path]:
+            close = get_close_matches(str(path), jobs, n=1)
+            return f"did you mean {close[0]}?" if close else f"ready jobs: {', '.join(jobs)}"
+    return ""
+
+
+def _reading_order(problem: Problem) -> tuple[str, int]:
+    source, _, line = problem.where.rpartition(":")
+    return (source, int(line)) if line.isdecimal() else (problem.where, 0)
+
+
+# -- overrides -------------------------------------------------------------------------------------------------------
+
+
+def _override(document: Document, settings: dict[str, Value], override: str, job_dir: Path) -> None:
+    """Set one `key.path=value`; what is wrong with it becomes a problem of the document."""
+    name, equals, text = override.partition("=")
+    first, *rest = name.strip().split(".")
+    if not equals or not all([first, *rest]):
+        hint = "for example --set train.optimiser.lr=0.05"
+        document.problems.append(Problem(f"--set {override}", "an override is key.path=value", hint))
+        return
+    keys: KeyPath = (first, *(int(key) if key.isdecimal() and len(key) < 10 else key for key in rest))
+    if first == "topology" and rest and isinstance(settings.get(first), str):
+        _read_topology(document, settings, job_dir)
+    try:
+        given = parse_yaml(text, f"--set {dotted(keys)}", numbered=False)
+        settings[first] = _replaced(settings.get(first), keys, 1, given.value)
+    except JobError as error:
+        document.problems.extend(error.problems)
+    else:
+        document.graft(keys, given)
+
+
+def _replaced(value: Value, keys: KeyPath, depth: int, new: Value) -> Value:
+    """`value`, which stands at keys[:depth], with `new` in the place of what stands at `keys`."""
+    if depth == len(keys):
+        return new
+    key, above = keys[depth], dotted(keys[:depth])
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return [*value[:key], _replaced(value[key], keys, depth + 1, new), *value[key + 1 :]]
+    if isinstance(value, list):
+        what, hint = f"`{above}` has no entry {key}", f"its {len(value)} entries are counted from 0"
+    elif isinstance(key, str) and (value is None or isinstance(value, dict)):
+        entries = value or {}
+        return {**entries, key: _replaced(entries.get(key), keys, depth + 1, new)}
+    else:
+        what, hint = f"`{above}` is {show(value)} and has no `{key}`", f"set all of it: --set '{above}=...'"
+    raise JobError([Problem(f"--set {dotted(keys)}", what, hint)])
+
+
+# -- other files that a job names ------------------------------------------------------------------------------------
+
+
+def _read_topology(document: Document, settings: dict[str, Value], job_dir: Path) -> None:
+    """Put what a topology's file says in the place of its name."""
+    name = settings.get("topology")
+    if isinstance(name, dict):
+        return
+    folders = [directory / "topologies" for directory in (job_dir, job_dir.parent, *SHIPPED_DIRS)]
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    if not isinstance(name, str):
+        what = f"`topology` is {show(name)}; it must be a name ({', '.join(known)}), a YAML file or a mapping"
+        document.blame(("topology",), what)
+        return
+    candidates = [job_dir / name, *(folder / f"{name}.yaml" for folder in folders), Path(name)]
+    file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+    if file is None:
+        document.blame(("topology",), f"there is no topology `{name}`", key_hint(name, known))
+        return
+    try:
+        read = read_yaml(Path(os.path.normpath(file)))
+    except JobError as error:
+        document.problems.extend(error.problems)
+        document.wrong.add(("topology",))
+        return
+    settings["topology"] = read.value
+    document.graft(("topology",), read)
+
+
+def _find_hdf5(document: Document, settings: dict[str, Value], job_dir: Path) -> None:
+    """Make data.source.hdf5 absolute: beside the job file, then in $PARSE_MPI_DATA, then in the working directory."""
+    data = settings.get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    name = source.get("hdf5") if isinstance(source, dict) else None
+    if not isinstance(source, dict) or not isinstance(name, str):
+        return
+    places = [str(job_dir), os.environ.get("PARSE_MPI_DATA", ""), ""]
+    candidates = list(dict.fromkeys(os.path.abspath(os.path.join(place, os.path.expanduser(name))) for place in places))
+    found = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+    if found is None:
+        hint = "set PARSE_MPI_DATA to the directory that holds it; looked for " + ", ".join(candidates)
+        document.blame(("data", "source", "hdf5"), f"there is no file '{name}'", hint)
+    else:
+        source["hdf5"] = found

@@ -1,0 +1,428 @@
+"""Job files: what is read, what is refused and in which words, overrides, digests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parse_mpi.errors import JobError
+from parse_mpi.job import Job
+from parse_mpi.jobfile import JobFile, changed_keys, dump_job, job_digest, load_job
+from parse_mpi.yamlfile import parse_yaml, write_yaml
+
+QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+JOB = """\
+name: small
+data:
+  source: digits
+  partition: {kind: dirichlet, alpha: 0.5}
+agents:
+  - {modalities: [top], count: 2}
+  - modalities: [top, bottom]
+    count: 3
+topology: {kind: ring}
+method:
+  name: parse
+  beta: 0.5
+train:
+  rounds: 30
+  optimiser:
+    name: sgd
+    lr: 1e-1
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Loads a text as jobs/job.yaml of an empty project; problems show paths relative to it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PARSE_MPI_DATA", raising=False)
+    Path("jobs").mkdir()
+
+    def load_text(text: str, *overrides: str) -> JobFile:
+        path = Path("jobs/job.yaml")
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return load_job(path, overrides)
+
+    return load_text
+
+
+def problems(load, text, *overrides) -> list[tuple[str, str, str]]:
+    with pytest.raises(JobError) as caught:
+        load(text, *overrides)
+    return [(problem.where, problem.what, problem.hint) for problem in caught.value.problems]
+
+
+# -- good jobs -------------------------------------------------------------------------------------------------------
+
+
+def test_quickstart_says_what_the_design_says():
+    job = load_job(QUICKSTART).job
+    assert [(kind.modalities, kind.count) for kind in job.agents] == [
+        (("top",), 10),
+        (("bottom",), 10),
+        (("top", "bottom"), 10),
+    ]
+    assert (job.data.source, job.data.partition.kind, job.data.partition.alpha) == ("digits", "dirichlet", 0.5)
+    assert (job.topology.kind, job.topology.scope) == ("ring", "overlay")
+    assert (job.method.name, job.method.beta, job.method.temperature) == ("parse", 0.5, 0.5)
+    assert (job.train.rounds, job.train.batch_size, job.train.optimiser.lr) == (300, 32, 0.1)
+    assert (job.evaluate.every, job.checkpoint.every, job.checkpoint.keep, job.seed) == (20, 50, 2, 0)
+
+
+@pytest.mark.parametrize("path", sorted(QUICKSTART.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_jobs_load(path):
+    job = load_job(path, ["data.source=digits"]).job  # the data of some are not on every machine
+    assert job.name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted(QUICKSTART.parents[1].glob("topologies/*.yaml")), ids=lambda path: path.stem)
+def test_shipped_topologies_are_found_by_name(path):
+    scope = load_job(QUICKSTART, [f"topology={path.stem}"]).job.topology.scope
+    assert scope == ("induced" if path.stem.endswith("-induced") else "overlay")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1e3", 1000),
+        ("-.5", -0.5),
+        ("0x1f", 31),
+        ("007", 7),
+        ("true", True),
+        ("no", "no"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("2026-01-02", "2026-01-02"),
+        ("'1'", "1"),
+        ("~", None),
+        ("", None),
+    ],
+)
+def test_scalars_follow_the_core_schema(text, value):
+    read = parse_yaml(f"key: {text}", "f").value["key"]
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_whole_number_may_be_written_as_a_power(load):
+    train = load(JOB, "train.rounds=1e3", "train.optimiser.lr=1e-3").job.train
+    assert (train.rounds, train.optimiser.lr) == (1000, 0.001)
+
+
+def test_where_names_line_or_nearest_parent(load):
+    file = load(JOB, "train.batch_size=8")
+    assert file.where("train", "optimiser", "lr") == "jobs/job.yaml:17"
+    assert file.where("agents", 1, "count") == "jobs/job.yaml:8"
+    assert file.where("train", "optimiser", "momentum") == "jobs/job.yaml:15"
+    assert file.where("mode") == "jobs/job.yaml:1"
+    assert file.where("train", "batch_size") == "--set train.batch_size"
+
+
+# -- refused jobs ----------------------------------------------------------------------------------------------------
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(load):
+    text = JOB.replace("dirichlet", "dirichle").replace("count: 2", "count: 0").replace("beta", "betta")
+    text = text.replace("rounds: 30", "rounds: many").replace("name: sgd", "name: sgd\n    lr: 3")
+    assert [where for where, _, _ in problems(load, text)] == [f"jobs/job.yaml:{line}" for line in (4, 6, 12, 14, 18)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "what", "hint"),
+    [
+        ("rounds", "runds", 14, "unknown key `train.runds`", "did you mean `rounds`?"),
+        ("rounds", "lr", 14, "unknown key `train.lr`", "`lr` belongs to train.optimiser"),
+        ("beta", "seed", 12, "unknown key `method.seed`", "`seed` belongs to the top level"),
+        ("rounds: 30", "rounds: '30'", 14, "`train.rounds` is '30'; it must be a whole number (at least 1)", "quotes"),
+        ("rounds: 30", "rounds: 2.5", 14, "`train.rounds` is 2.5; it must be a whole number (at least 1)", ""),
+        ("rounds: 30", "rounds: true", 14, "`train.rounds` is true; it must be a whole number (at least 1)", ""),
+        ("1e-1", ".inf", 17, "`train.optimiser.lr` is .inf; it must be a number (above 0 and finite)", ""),
+        ("name: small", "name: 5", 1, "`name` is 5; it must be text", "put it in quotes"),
+        ("name: small\n", "", 1, "`name` is missing; it must be text", ""),
+        ("[top, bottom]", "top", 7, "`agents.1.modalities` is 'top'; it must be a list of at least 1", "write [top]"),
+        ("[top, bottom]", "[top, top]", 7, "`agents.1.modalities`: a modality is listed twice", ""),
+        ("    count: 3\n", "", 7, "`agents.1.count` is missing; it must be a whole number (at least 1)", ""),
+        ("dirichlet", "dirchlet", 4, "`data.partition.kind` is 'dirchlet'; it must be iid or dirichlet", "dirichlet?"),
+        ("dirichlet", "iid", 4, "`data.partition`: alpha belongs to kind: dirichlet", ""),
+        ("digits", "digit", 3, "`data.source` is 'digit'; it must be digits, {hdf5: ...} or {pid: ...}", "digits?"),
+        ("digits", "{hdf: x}", 3, "`data.source` is {hdf: x}; it must be digits, {hdf5: ...} or {pid: ...}", ""),
+        ("digits", "{pid: {noise: 0}}", 3, "`data.source.pid.noise` is 0; it must be a number (above 0", ""),
+        ("digits", "{pid: {unique_bits: [1]}}", 3, "`data.source.pid.unique_bits.1` is missing", ""),
+        ("name: parse", "name: pars", 11, "`method.name` is 'pars'; it must be parse or local", "did you mean parse?"),
+        ("name: parse", "alpha: 1", 10, "`method.name` is missing; it must be parse or local", ""),
+        ("name: parse", "name: local\n  taux: 1", 12, "unknown key `method.taux`", "allowed here: slices"),
+        ("{kind: ring}", "{kind: ring, probability: 1}", 9, "`topology`: probability belongs to erdos-renyi", ""),
+        ("{kind: ring}", "5", 9, "`topology` is 5; it must be a name", ""),
+        ("rounds: 30", "rounds: *r", 14, "the alias *r is not allowed in a job", "plain YAML"),
+        ("rounds: 30", "rounds: &r 30", 14, "the anchor &r is not allowed in a job", ""),
+        ("rounds: 30", "rounds: !!int 30", 14, "the tag !!int is not allowed in a job", ""),
+        ("rounds: 30", "rounds: 30\n  rounds: 31", 15, "`rounds` stands here a second time; the first is at jobs/", ""),
+        ("rounds: 30", "rounds: 30\n  ? [1]\n  : 2", 15, "a key must be one plain word", ""),
+        ("name: small", 'name: "a\\0"', 1, "'a\\x00' holds a line break or a character that can't be seen", ""),
+        ("1e-1", "9" * 5000, 17, "a number of 5000 characters is too long", ""),
+        ("  rounds", "\trounds", 14, "a tab can't indent YAML", "use spaces"),
+        ("[top],", "[top,", 6, "no YAML: ", "brackets"),
+        ("name: small", "name: a\x07", 1, "character 0x7 is not allowed in YAML", ""),
+        ("[top]", "[" * 5000, 6, "nested deeper than 20 levels", ""),
+        (JOB, JOB + "---\n" + JOB, 18, "no YAML: ", ""),
+        (JOB, "", 1, "the file is empty; a job is a mapping of keys", ""),
+        (JOB, "- 1", 1, "the file is [1]; a job is a mapping of keys", ""),
+    ],
+)
+def test_one_mistake_gives_one_clear_problem(load, old, new, line, what, hint):
+    [(where, said, next_step)] = problems(load, JOB.replace(old, new, 1))
+    assert where == f"jobs/job.yaml:{line}"
+    assert what in said
+    assert hint in next_step
+
+
+def test_a_rule_between_keys_is_told_in_its_own_words(load):
+    [(where, what, _)] = problems(load, JOB, "mode=exact", "engine=stacked")
+    assert where == "jobs/job.yaml:1"
+    assert what.startswith("mode: exact needs engine: loop")
+
+
+def test_aliases_are_never_expanded(load):
+    bomb = "a: &a [x, x]\n" + "".join(f"a{k}: &a{k} [*a{k - 1 or ''}, *a{k - 1 or ''}]\n" for k in range(1, 60))
+    assert all("not allowed in a job" in what or "unknown key" in what for _, what, _ in problems(load, JOB + bomb))
+
+
+def test_unreadable_files(load, tmp_path):
+    [(where, what, hint)] = problems(lambda *_: load_job(Path("jobs/jb.yaml")), load(JOB))
+    assert (where, what, hint) == ("jobs/jb.yaml", "there is no such file", "did you mean jobs/job.yaml?")
+    [(where, what, _)] = problems(lambda *_: load_job(tmp_path), "")
+    assert what == "can't be read: Is a directory"
+    [(where, what, _)] = problems(load, b"name: a\nseed: \xff\n")
+    assert (where, what) == ("jobs/job.yaml:2", "byte 0xff is no UTF-8 text")
+    [(where, what, _)] = problems(load, "# " + "x" * (1 << 20))
+    assert "this is no job file" in what
+
+
+# -- overrides -------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_set_any_key_and_the_last_one_counts(load):
+    job = load(
+        JOB,
+        "agents.0.count=5",
+        "train.optimiser.lr=1",
+        "train.optimiser.lr=0.05",
+        "evaluate.every=3",
+        "method={name: local}",
+    ).job
+    assert job.agents[0].count == 5
+    assert job.train.optimiser.lr == 0.05
+    assert job.evaluate.every == 3
+    assert job.method.name == "local"
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "what"),
+    [
+        ("train.rnds=3", "--set train.rnds", "unknown key `train.rnds`"),
+        ("trian.rounds=3", "--set trian.rounds", "unknown key `trian`"),
+        ("agents.2.count=3", "--set agents.2.count", "`agents` has no entry 2"),
+        ("agents.x.count=3", "--set agents.x.count", "`agents` has no entry x"),
+        ("data.source.pid.noise=3", "--set data.source.pid.noise", "`data.source` is 'digits' and has no `pid`"),
+        ("train.rounds=x", "--set train.rounds", "`train.rounds` is 'x'; it must be a whole number (at least 1)"),
+        ("data={source: {pid: {noise: 0}}}", "--set data", "`data.source.pid.noise` is 0; it must be a number"),
+        ("train.rounds=[", "--set train.rounds", "no YAML: "),
+        ("train.rounds", "--set train.rounds", "an override is key.path=value"),
+        ("=3", "--set =3", "an override is key.path=value"),
+        ("train..rounds=3", "--set train..rounds=3", "an override is key.path=value"),
+    ],
+)
+def test_problems_of_overrides_name_the_override(load, override, where, what):
+    [(said_where, said_what, _)] = problems(load, JOB, override)
+    assert said_where == where
+    assert what in said_what
+
+
+# -- files that a job names ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["jobs/topologies/hexagon.yaml", "topologies/hexagon.yaml"])
+def test_a_topology_is_found_by_name(load, place):
+    Path(place).parent.mkdir()
+    Path(place).write_text("# six\nkind: erdos-renyi\nprobability: 0.5\n")
+    file = load(JOB.replace("{kind: ring}", "hexagon"), "topology.scope=induced")
+    assert (file.job.topology.probability, file.job.topology.scope) == (0.5, "induced")
+    assert file.where("topology", "probability") == f"{place}:3"
+
+
+def test_a_topology_is_found_by_path(load, tmp_path):
+    Path("jobs/own.yaml").write_text("kind: complete\n")
+    for name in ("own.yaml", "jobs/own.yaml", tmp_path / "jobs" / "own.yaml"):
+        assert load(JOB.replace("{kind: ring}", str(name))).job.topology.kind == "complete"
+
+
+def test_problems_of_a_topology_point_into_its_file(load):
+    Path("topologies").mkdir()
+    Path("topologies/bad.yaml").write_text("kind: erdos-renyi\nprobability: 2\nbase: ring\nknd: 1\n")
+    text = JOB.replace("{kind: ring}", "bad")
+    assert [where for where, _, _ in problems(load, text)] == ["topologies/bad.yaml:2", "topologies/bad.yaml:4"]
+    [(where, what, hint)] = problems(load, JOB.replace("{kind: ring}", "baad"))
+    assert (where, what, hint) == ("jobs/job.yaml:9", "there is no topology `baad`", "did you mean `bad`?")
+
+
+def test_hdf5_is_found_beside_the_job_in_the_data_directory_or_here(load, tmp_path, monkeypatch):
+    text = JOB.replace("digits", "{hdf5: set.h5}")
+    monkeypatch.setenv("PARSE_MPI_DATA", str(tmp_path / "data"))
+    Path("data").mkdir()
+    [(where, what, hint)] = problems(load, text)
+    assert (where, what) == ("jobs/job.yaml:3", "there is no file 'set.h5'")
+    for directory in ("", "data", "jobs"):
+        place = tmp_path / directory / "set.h5"
+        assert str(place) in hint
+        place.touch()
+        assert load(text).job.data.source.hdf5 == str(place)
+
+
+# -- dump, digest, changes -------------------------------------------------------------------------------------------
+
+TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=8) | st.sampled_from(
+    ["no", "1e-3", "0o7", "~", "null", "1:30", "True", ".inf", "=", "<<", "a: b", "# a", ""]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_written_yaml_reads_back_equal(value):
+    read = parse_yaml(write_yaml({"key": value}), "f")
+    assert not read.problems
+    assert read.value == {"key": value}
+
+
+@pytest.mark.parametrize("overrides", [(), ("name='1e3'", "method.name=local"), ("data.source={pid: {noise: 1e-7}}",)])
+def test_a_dumped_job_loads_as_an_equal_job(load, overrides):
+    job = load(JOB, *overrides).job
+    again = load(dump_job(job)).job
+    assert again == job
+    assert job_digest(again) == job_digest(job)
+    assert changed_keys(job, again) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("name=other", []),
+        ("train.rounds=31", []),
+        ("evaluate.every=1", []),
+        ("checkpoint.keep=5", []),
+        ("exchange=p2p", []),
+        ("device=cpu", []),
+        ("seed=1", ["seed: 0 -> 1"]),
+        ("agents.1.count=4", ["agents.1.count: 3 -> 4"]),
+        (
+            "agents=[{modalities: [top], count: 5}]",
+            ["agents: [{modalities: [top], count: 2}, {modalities: [top, bottom... -> "],
+        ),
+        ("train.optimiser.lr=0.2", ["train.optimiser.lr: 0.1 -> 0.2"]),
+        ("method.name=local", ["method.name: 'parse' -> 'local'"]),
+        ("data.source={pid: {}}", ["data.source: 'digits' -> {pid: {redundant_bits: 1, unique_bits: [1, 1], "]),
+        ("mode=exact", ["mode: 'fast' -> 'exact'"]),
+    ],
+)
+def test_the_digest_covers_what_decides_the_trajectory(load, override, changes):
+    old, new = load(JOB).job, load(JOB, override).job
+    found = changed_keys(old, new)
+    assert len(found) == len(changes)
+    assert all(said.startswith(start) for said, start in zip(found, changes, strict=True))
+    assert (job_digest(old) == job_digest(new)) == (not changes)
+
+
+def test_every_field_of_a_job_is_either_covered_by_the_digest_or_named_as_left_out(load):
+    covered = {"seed", "data", "agents", "topology", "method", "encoder", "train", "mode", "engine", "dtype"}
+    assert set(Job.model_fields) - covered == {"name", "evaluate", "checkpoint", "exchange", "device"}
+
+
+# -- random damage ---------------------------------------------------------------------------------------------------
+
+LINES = QUICKSTART.read_text().splitlines()
+WORDS = [
+    "x",
+    "5",
+    "-1",
+    "1e9",
+    "0.5",
+    "true",
+    "~",
+    "[]",
+    "{}",
+    "[a, 3]",
+    "{name: parse}",
+    "*x",
+    "&y 1",
+    "!!set 1",
+    "'",
+    "\t",
+    "]",
+]
+
+
+@st.composite
+def damaged_jobs(draw) -> str:
+    """The quickstart with one to three lines deleted, doubled, moved, misspelt or given another value."""
+    lines = list(LINES)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(lines) - 1))
+        kind = draw(st.sampled_from(["delete", "double", "move", "indent", "character", "value", "values"]))
+        line = lines[at]
+        if kind == "delete":
+            del lines[at]
+        elif kind == "double":
+            lines.insert(at, line)
+        elif kind == "move":
+            lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(at))
+        elif kind == "indent":
+            lines[at] = " " + line
+        elif kind == "character" and line:
+            column = draw(st.integers(0, len(line) - 1))
+            lines[at] = line[:column] + draw(st.characters()) + line[column + 1 :]
+        elif kind == "value":
+            lines[at] = line.partition(":")[0] + ": " + draw(st.sampled_from(WORDS))
+        else:
+            lines[at] = re.sub(r"(?<=: )[^,}]*", lambda _: draw(st.sampled_from(WORDS)), line)
+    return "\n".join(lines)
+
+
+def load_or_refuse(path: Path, text: str) -> Job | JobError:
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        return load_job(path).job
+    except JobError as error:
+        return error
+
+
+def check_damage(path: Path, text: str) -> None:
+    outcome = load_or_refuse(path, text)
+    if isinstance(outcome, Job):
+        assert load_or_refuse(path, dump_job(outcome)) == outcome
+        return
+    assert outcome.problems
+    for problem in outcome.problems:
+        assert re.search(r"(damaged|ring)\.yaml:[0-9]+$", problem.where), problem
+        assert "Input should" not in problem.what, problem
+
+
+@given(damaged_jobs())
+@settings(derandomize=True, deadline=None, max_examples=400)
+def test_damage_gives_a_job_or_problems_with_lines_and_nothing_else(tmp_path_factory, text):
+    check_damage(tmp_path_factory.getbasetemp() / "damaged.yaml", text)
+
+
+@pytest.mark.soak
+@given(damaged_jobs())
+@settings(deadline=None, max_examples=20_000)
+def test_much_damage(tmp_path_factory, text):
+    check_damage(tmp_path_factory.getbasetemp() / "damaged.yaml", text)
