@@ -1,0 +1,145 @@
+"""Spectral gaps against dense eigenvalues, the figures of docs/method.md (1.5), and enumeration of all matchings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import networkx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from parse_mpi.topology import spectral
+from parse_mpi.topology.graphs import complete_matching
+from parse_mpi.topology.mixing import MixingMatrix, metropolis
+
+
+def mixing_of(graph: networkx.Graph) -> MixingMatrix:
+    return metropolis(np.array(sorted(graph)), np.array(list(graph.edges)))
+
+
+def dense_gap(matrix: NDArray[np.float64]) -> float:
+    """1 - rho by what rho means: the norm of W away from consensus."""
+    return float(1 - np.linalg.norm(matrix - 1 / len(matrix), ord=2))
+
+
+def all_matchings(graph: networkx.Graph) -> Iterator[NDArray[np.int64]]:
+    """The greedy matching of every order of the edges: all equally likely."""
+    for order in permutations(graph.edges):
+        busy: set[int] = set()
+        taken = []
+        for edge in order:
+            if busy.isdisjoint(edge):
+                busy.update(edge)
+                taken.append(sorted(edge))
+        yield np.array(taken)
+
+
+def enumerated_gap(graph: networkx.Graph) -> float:
+    """1 - lambda_2(E[W^T W]), the expectation over all edge orders, W written out."""
+    total, orders = np.zeros((len(graph), len(graph))), 0
+    for matching in all_matchings(graph):
+        mixing = np.eye(len(graph))
+        for i, j in matching:
+            mixing[np.ix_([i, j], [i, j])] = 0.5
+        total += mixing.T @ mixing
+        orders += 1
+    return float(1 - np.linalg.eigvalsh(total / orders)[-2])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30, 31])
+@pytest.mark.parametrize("make", [networkx.path_graph, networkx.cycle_graph, networkx.complete_graph])
+def test_closed_forms_are_the_dense_gap(make: Callable[[int], networkx.Graph], count: int) -> None:
+    matrix = mixing_of(make(count))
+    assert spectral.metropolis_gap(matrix) == pytest.approx(dense_gap(matrix.dense()), abs=1e-13)
+
+
+@given(st.integers(2, 25), st.floats(0.1, 0.9), st.integers(0, 2**31))
+def test_metropolis_gap_of_any_connected_graph_is_the_dense_gap(count: int, probability: float, seed: int) -> None:
+    graph = networkx.gnp_random_graph(count, probability, seed=seed)
+    networkx.add_path(graph, range(count))
+    matrix = mixing_of(graph)
+    assert spectral.metropolis_gap(matrix) == pytest.approx(dense_gap(matrix.dense()), abs=1e-12)
+
+
+def exponential_graph(count: int) -> networkx.Graph:
+    """Undirected exponential graph: i is linked to i + 1, i + 2, i + 4, ..."""
+    powers = [2**power for power in range(math.ceil(math.log2(count)))]
+    return networkx.circulant_graph(count, powers)
+
+
+@pytest.mark.parametrize(
+    ("graph", "known", "digits"),
+    [
+        (networkx.cycle_graph(30), 0.0146, 4),
+        (networkx.circulant_graph(30, [1, 15]), 0.0432, 4),
+        (networkx.convert_node_labels_to_integers(networkx.grid_2d_graph(5, 6, periodic=True)), 0.2, 3),
+        (exponential_graph(30), 0.364, 3),
+    ],
+    ids=["ring", "chordal ring", "torus 5 x 6", "undirected exponential"],
+)
+def test_known_gaps_at_30_agents(graph: networkx.Graph, known: float, digits: int) -> None:
+    assert round(spectral.metropolis_gap(mixing_of(graph)), digits) == known
+
+
+def test_ring_of_30_contracts_the_squared_distance_by_029() -> None:
+    gap = spectral.metropolis_gap(mixing_of(networkx.cycle_graph(30)))
+    assert 1 - (1 - gap) ** 2 == pytest.approx(0.029, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [networkx.gnp_random_graph(300, 0.03, seed=1), networkx.star_graph(80), networkx.complete_bipartite_graph(40, 60)],
+    ids=["erdos-renyi", "star", "bipartite"],
+)
+@pytest.mark.parametrize("dense_limit", [10, 2000], ids=["lanczos", "dense"])
+def test_lanczos_and_dense_eigenvalues_give_the_gap(
+    graph: networkx.Graph, dense_limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert networkx.is_connected(graph)
+    matrix = mixing_of(graph)
+    monkeypatch.setattr(spectral, "DENSE_LIMIT", dense_limit)
+    assert spectral.metropolis_gap(matrix) == pytest.approx(dense_gap(matrix.dense()), abs=1e-10)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_complete_matching_gap_is_the_enumerated_one(count: int) -> None:
+    exact = enumerated_gap(networkx.complete_graph(count))
+    assert spectral.complete_matching_gap(count) == pytest.approx(exact, abs=1e-14)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 7])
+def test_ring_matching_gap_is_the_enumerated_one(count: int) -> None:
+    exact = enumerated_gap(networkx.cycle_graph(count))
+    assert spectral.ring_matching_gap(count) == pytest.approx(exact, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [networkx.path_graph(5), networkx.star_graph(4), networkx.Graph([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)])],
+    ids=["path", "star", "triangle with a tail"],
+)
+def test_sampled_gap_over_all_orders_is_the_expectation(graph: networkx.Graph) -> None:
+    sampled = spectral.sampled_matching_gap(np.array(sorted(graph)), list(all_matchings(graph)))
+    assert sampled == pytest.approx(enumerated_gap(graph), abs=1e-13)
+
+
+def test_matchings_of_30_agents() -> None:
+    """The matching of a ring is slower than the ring; of the complete graph, far faster than either.
+
+    On a long ring a share 1 - exp(-2) of the agents is matched (Flory 1939), which gives the gap to six digits.
+    A sample's gap is low, by less than 1 / sqrt(rounds): .504 is what some thousand matchings show for 15 / 29 = .517.
+    """
+    matched = 1 - math.exp(-2)
+    assert spectral.ring_matching_gap(30) == pytest.approx(matched / 2 * (1 - math.cos(math.pi / 15)), abs=1e-6)
+    assert spectral.ring_matching_gap(30) == pytest.approx(0.009, abs=5e-4)
+    assert spectral.complete_matching_gap(30) == pytest.approx(15 / 29)
+    generator, rounds = np.random.default_rng(0), 4000
+    matchings = [complete_matching(tuple(range(30)), generator) for _ in range(rounds)]
+    sampled = spectral.sampled_matching_gap(np.arange(30), matchings)
+    assert sampled == pytest.approx(0.504, abs=0.002)
+    assert 15 / 29 - 1 / math.sqrt(rounds) < sampled < 15 / 29
