@@ -1,0 +1,52 @@
+"""The built-in real data set: scikit-learn's copy of the UCI handwritten digits, cut into an upper and a lower half.
+
+1,797 images of 8x8 pixels, 10 classes. Neither half tells all digits apart: on pooled data logistic regression reaches
+about .86 with the top, .85 with the bottom and .97 with both. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
+from parse_mpi.seeding import stream
+
+BRIGHTEST = 16  # the pixels count inked cells, 0..16
+ROWS_PER_HALF = 4
+
+
+def load_digits(seed: int) -> Dataset:
+    """Modalities top and bottom, float32 [1797, 4, 8] in 0..1; the split depends on `seed`, nothing else does."""
+    # Imported here: scikit-learn takes most of a second, and only this data set needs it.
+    from sklearn import datasets
+
+    bunch = datasets.load_digits()
+    images = np.asarray(bunch.images / BRIGHTEST, dtype=np.float32)
+    labels = np.asarray(bunch.target, dtype=np.int64)
+    return Dataset(
+        name="digits",
+        modalities={
+            "top": np.ascontiguousarray(images[:, :ROWS_PER_HALF]),
+            "bottom": np.ascontiguousarray(images[:, ROWS_PER_HALF:]),
+        },
+        labels=labels,
+        split=stratified_split(labels, stream(seed, "split")),
+        class_names=tuple(str(digit) for digit in bunch.target_names),
+        attributes={
+            "source": "UCI Optical Recognition of Handwritten Digits (test part), as shipped with scikit-learn",
+            "licence": "CC BY 4.0",
+            "citation": "E. Alpaydin, C. Kaynak (1998), UCI Machine Learning Repository, doi:10.24432/C50P49",
+        },
+    )
+
+
+def stratified_split(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Deals 70 % of every class to training, 10 % to validation and the rest to test; uint8 [N]."""
+    split = np.full(len(labels), TEST, dtype=np.uint8)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        train_end, validation_end = round(0.7 * len(members)), round(0.8 * len(members))
+        split[members[:train_end]] = TRAIN
+        split[members[train_end:validation_end]] = VALIDATION
+    return split

@@ -1,0 +1,264 @@
+"""Reads a multimodal HDF5 file of the layout in docs/file-formats.md, and distrusts it.
+
+    /modalities/<name>   float [N, ...]   one data set per modality
+    /labels              integer [N]      0..C-1
+    /split               integer [N]      0 train, 1 validation, 2 test
+    /groups              integer [N]      optional: subject, speaker
+    attributes           name, class_names, source, licence, citation, all optional
+
+Everything else in the file is ignored. A file can come from anybody, so nothing in it may lead to another file
+(links, external storage, virtual data sets) or hold objects. All problems of a file are reported at once. What can't
+be caught here is a file forged or damaged so that libhdf5 itself crashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from parse_mpi.data.dataset import SPLIT_NAMES, TRAIN, Dataset, DataShapes, split_sizes
+from parse_mpi.errors import DataError
+
+FLOATS, INTEGERS = "f", "iu"
+KIND_NAMES = {FLOATS: "a floating-point", INTEGERS: "an integer"}
+# What h5py raises for damaged files, for types that NumPy lacks and for arrays larger than the memory.
+UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError, MemoryError)
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The whole file in memory. Raises DataError with all problems of the file."""
+    with _opened(path) as (file, problems):
+        tables = _read_tables(file, problems)
+        modalities = {name: _read_modality(array, problems) for name, array in tables.modalities.items()}
+    return Dataset(
+        name=tables.attributes.pop("name", path.stem),
+        modalities=modalities,
+        labels=tables.labels,
+        split=tables.split,
+        class_names=tables.class_names,
+        groups=tables.groups,
+        attributes=tables.attributes,
+    )
+
+
+def read_shapes(path: Path) -> DataShapes:
+    """Shapes of the file's data set; checks all but the values of the modalities, which aren't read."""
+    with _opened(path) as (file, problems):
+        tables = _read_tables(file, problems)
+        shapes = {name: tuple(array.shape[1:]) for name, array in tables.modalities.items()}
+    return DataShapes(shapes, len(tables.class_names), split_sizes(tables.split))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """All of a file but the values of its modalities; may be wrong where a problem was noted."""
+
+    modalities: Mapping[str, Any]
+    labels: NDArray[np.int64]
+    split: NDArray[np.uint8]
+    groups: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    attributes: dict[str, str]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, list[str]]]:
+    """The open file and a list for its problems, which are raised as one DataError on the way out."""
+    problems: list[str] = []
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: can't be opened as an HDF5 file ({error})") from error
+    with file:
+        try:
+            yield file, problems
+        except (OSError, RuntimeError) as error:  # libhdf5's, from outside any one data set
+            problems.append(f"/: damaged, or not written to its end ({error})")
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise DataError(f"{path}: not a data file of the layout in docs/file-formats.md:{lines}")
+
+
+def _read_tables(file: Any, problems: list[str]) -> _Tables:
+    modalities = _find_modalities(file, problems)
+    labels = _read_integers(file, "labels", problems)
+    split = _read_integers(file, "split", problems)
+    groups = _read_integers(file, "groups", problems) if _has_link(file, "groups") else None
+    named = {f"/modalities/{name}": array for name, array in modalities.items()}
+    _check_lengths(named | {"/labels": labels, "/split": split, "/groups": groups}, problems)
+    if split is not None and not (split == TRAIN).any():
+        problems.append("/split: no sample is in the training split (0)")
+    labels = np.empty(0, dtype=np.int64) if labels is None else labels
+    split = np.empty(0, dtype=np.int64) if split is None else split
+
+    attributes = _read_attributes(file, problems)
+    class_names = _read_class_names(file, labels, problems)
+    _check_range("/labels", labels, len(class_names), f"a class, 0 to {len(class_names) - 1}", problems)
+    _check_range("/split", split, len(SPLIT_NAMES), "0 (train), 1 (validation) or 2 (test)", problems)
+    return _Tables(
+        modalities=modalities,
+        labels=labels.astype(np.int64),
+        split=split.astype(np.uint8),
+        groups=None if groups is None else groups.astype(np.int64),
+        class_names=class_names,
+        attributes=attributes,
+    )
+
+
+def _find_modalities(file: Any, problems: list[str]) -> dict[str, Any]:
+    """The usable data sets of /modalities by name, unread."""
+    group = _open_child(file, "modalities", h5py.Group, problems)
+    if group is None:
+        return {}
+    if len(group) == 0:
+        problems.append("/modalities: holds no data set")
+    found = {}
+    for name in group:
+        if isinstance(name, bytes):  # how h5py hands over what isn't UTF-8
+            problems.append(f"/modalities: holds the name {name!r}, which isn't UTF-8")
+            continue
+        array = _open_array(group, name, FLOATS, problems)
+        if array is None:
+            continue
+        if len(array.shape) < 2 or 0 in array.shape[1:]:
+            problems.append(f"{array.name}: has shape {array.shape}; samples x at least one feature is expected")
+        else:
+            found[name] = array
+    return found
+
+
+def _open_child(parent: Any, name: str, kind: type, problems: list[str]) -> Any:
+    """The group or data set `name` of `parent`; None, with a problem noted, if it isn't one stored in this file."""
+    where = f"{parent.name.rstrip('/')}/{name}"
+    wanted = "group" if kind is h5py.Group else "data set"
+    try:
+        if not _has_link(parent, name):
+            problem = f"{where}: missing; a {wanted} is expected"
+        elif parent.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            problem = f"{where}: is a link; copy the {wanted} itself into the file"
+        elif not isinstance(child := parent[name], kind):
+            problem = f"{where}: not a {wanted}"
+        else:
+            return child
+    except UNREADABLE as error:
+        problem = f"{where}: can't be opened ({error})"
+    problems.append(problem)
+    return None
+
+
+def _has_link(parent: Any, name: str) -> bool:
+    """Whether `parent` lists `name`, without following where it leads."""
+    return bool(parent.id.links.exists(name.encode()))
+
+
+def _open_array(parent: Any, name: str, kinds: str, problems: list[str]) -> Any:
+    """The data set `name` of `parent` if its values lie in this file and have a type of `kinds`; None otherwise."""
+    array = _open_child(parent, name, h5py.Dataset, problems)
+    if array is None:
+        return None
+    try:
+        if array.is_virtual or array.external is not None:
+            problem = f"{array.name}: its values lie in other files; copy them into this one"
+        elif array.dtype.kind not in kinds:
+            problem = f"{array.name}: has type {array.dtype}; {KIND_NAMES[kinds]} type is expected"
+        elif array.shape is None or (array.size and not array.id.get_storage_size()):
+            problem = f"{array.name}: no values were ever written"
+        else:
+            return array
+    except UNREADABLE as error:
+        problem = f"{array.name}: can't be opened ({error})"
+    problems.append(problem)
+    return None
+
+
+def _read_integers(file: Any, name: str, problems: list[str]) -> NDArray[np.integer] | None:
+    """The values of /name, in the type of the file; None, with a problem noted, if they aren't a vector of integers."""
+    array = _open_array(file, name, INTEGERS, problems)
+    if array is None:
+        return None
+    if len(array.shape) != 1:
+        problems.append(f"/{name}: has shape {array.shape}; one number per sample is expected")
+        return None
+    return _read_values(array, problems)
+
+
+def _read_modality(array: Any, problems: list[str]) -> NDArray[np.float32]:
+    """The values as float32 [N, ...]; notes the first sample with NaN or infinity, or with a value beyond float32."""
+    values = _read_values(array, problems)
+    if values is None:
+        return np.empty(0, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(values, dtype=np.float32)
+    bad_rows = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+    if len(bad_rows):
+        problems.append(f"{array.name}: row {bad_rows[0]} isn't finite in float32 ({_in_all(bad_rows)})")
+    return values
+
+
+def _read_values(array: Any, problems: list[str]) -> NDArray[Any] | None:
+    try:
+        values: NDArray[Any] = array[()]
+    except UNREADABLE as error:
+        problems.append(f"{array.name}: can't be read ({error})")
+        return None
+    return values
+
+
+def _check_lengths(arrays: Mapping[str, Any], problems: list[str]) -> None:
+    lengths = {name: array.shape[0] for name, array in arrays.items() if array is not None}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        problems.append(f"/: the numbers of samples differ: {listed}")
+
+
+def _check_range(where: str, values: NDArray[np.integer], end: int, wanted: str, problems: list[str]) -> None:
+    bad_rows = np.flatnonzero((values < 0) | (values >= end))
+    if len(bad_rows):
+        row = bad_rows[0]
+        problems.append(f"{where}: row {row} is {values[row]}, which isn't {wanted} ({_in_all(bad_rows)})")
+
+
+def _in_all(rows: NDArray[np.int64]) -> str:
+    return f"{len(rows)} row{'s' if len(rows) != 1 else ''} in all"
+
+
+def _read_attributes(file: Any, problems: list[str]) -> dict[str, str]:
+    """name, source, licence and citation, as far as the file has them."""
+    found = {}
+    for key in ("name", "source", "licence", "citation"):
+        if key not in file.attrs:
+            continue
+        text = _strings(file, key)
+        if text is None or len(text) != 1:
+            problems.append(f"attribute {key}: not a text")
+        else:
+            found[key] = text[0]
+    return found
+
+
+def _read_class_names(file: Any, labels: NDArray[np.integer], problems: list[str]) -> tuple[str, ...]:
+    """The attribute class_names, or "0", "1", ... up to the largest label, which then must be below N."""
+    if "class_names" in file.attrs:
+        names = _strings(file, "class_names")
+        if names:
+            return names
+        problems.append("attribute class_names: not a list of texts")
+    largest = int(labels.max(initial=0))
+    return tuple(str(label) for label in range(min(largest + 1, len(labels))))
+
+
+def _strings(file: Any, key: str) -> tuple[str, ...] | None:
+    """The texts of an attribute, whether one or many, of fixed or variable length; None if it holds something else."""
+    try:
+        values = np.atleast_1d(file.attrs[key]).ravel().tolist()
+        texts = tuple(value.decode() if isinstance(value, bytes) else value for value in values)
+    except UNREADABLE:
+        return None
+    return texts if all(isinstance(text, str) for text in texts) else None

@@ -1,0 +1,133 @@
+"""Partitions: every sample once, the stated skew, and the top-up against one that moves sample by sample."""
+
+from __future__ import annotations
+
+import heapq
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from parse_mpi.data.partition import _level_off, partition
+from parse_mpi.errors import DataError
+from parse_mpi.job import Partition
+
+IID = Partition()
+
+
+def dirichlet(alpha: float, min_per_agent: int = 1) -> Partition:
+    return Partition(kind="dirichlet", alpha=alpha, min_per_agent=min_per_agent)
+
+
+def class_shares(labels: NDArray[np.int64], parts: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Per agent and class, the share of the class's samples that the agent holds."""
+    counts = np.array([np.bincount(labels[part], minlength=labels.max() + 1) for part in parts])
+    shares: NDArray[np.float64] = counts / counts.sum(axis=0)
+    return shares
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=120),
+    agent_count=st.integers(1, 20),
+    alpha=st.one_of(st.none(), st.floats(1e-9, 1e6)),
+    min_per_agent=st.integers(1, 8),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_sample_goes_to_exactly_one_agent(
+    labels: list[int], agent_count: int, alpha: float | None, min_per_agent: int, seed: int
+) -> None:
+    spec = Partition(kind="iid" if alpha is None else "dirichlet", alpha=alpha, min_per_agent=min_per_agent)
+    if len(labels) < agent_count * min_per_agent:
+        with pytest.raises(DataError, match=f"need {agent_count * min_per_agent} training samples.* {len(labels)}"):
+            partition(np.array(labels), agent_count, spec, seed)
+        return
+    parts = partition(np.array(labels), agent_count, spec, seed)
+    assert len(parts) == agent_count
+    assert all(part.dtype == np.int64 and len(part) >= min_per_agent for part in parts)
+    assert all((np.diff(part) > 0).all() for part in parts)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    again = partition(np.array(labels), agent_count, spec, seed)
+    assert all(np.array_equal(part, same) for part, same in zip(parts, again, strict=True))
+
+
+def test_iid_sizes_differ_by_at_most_one_and_labels_are_mixed() -> None:
+    labels = np.repeat(np.arange(4), 2500)
+    parts = partition(labels, 30, IID, seed=0)
+    assert {len(part) for part in parts} == {333, 334}
+    shares = class_shares(labels, parts)
+    np.testing.assert_allclose(shares, 1 / 30, atol=4 * np.sqrt(1 / 30 / 2500))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 2.0])
+def test_dirichlet_shares_have_the_moments_of_the_distribution(alpha: float) -> None:
+    """Each share is Beta(alpha, (A - 1) alpha): mean 1/A, variance (A - 1) / (A^2 (A alpha + 1))."""
+    agent_count, class_count = 10, 400
+    labels = np.tile(np.arange(class_count), 200)
+    shares = class_shares(labels, partition(labels, agent_count, dirichlet(alpha), seed=1))
+    np.testing.assert_allclose(shares.mean(axis=1), 1 / agent_count, rtol=0.35)
+    variance = (agent_count - 1) / (agent_count**2 * (agent_count * alpha + 1))
+    assert shares.var() == pytest.approx(variance, rel=0.1)
+
+
+def test_large_alpha_is_even_class_by_class_and_small_alpha_gives_a_class_to_one_agent() -> None:
+    labels = np.tile(np.arange(5), 1000)
+    np.testing.assert_allclose(class_shares(labels, partition(labels, 10, dirichlet(1e6), seed=0)), 0.1, atol=0.002)
+    assert class_shares(labels, partition(labels, 10, dirichlet(1e-4), seed=0)).max(axis=0).min() > 0.99
+
+
+def test_few_samples_of_a_class_are_not_always_dealt_to_the_same_agents() -> None:
+    """With fewer samples in a class than agents, expected counts must still be equal over agents."""
+    labels = np.repeat(np.arange(500), 3)
+    sizes = [len(part) for part in partition(labels, 10, dirichlet(1e4), seed=0)]
+    np.testing.assert_allclose(sizes, 150, atol=4 * np.sqrt(150))
+
+
+def test_seeds_give_different_partitions() -> None:
+    labels = np.tile(np.arange(5), 20)
+    for spec in (IID, dirichlet(0.5)):
+        one, other = (partition(labels, 4, spec, seed) for seed in (0, 1))
+        assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=12), data=st.data())
+def test_levelling_takes_from_the_largest_one_by_one(sizes: list[int], data: st.DataObject) -> None:
+    amount = data.draw(st.integers(0, sum(sizes)))
+    heap = [(-size, agent) for agent, size in enumerate(sizes)]
+    heapq.heapify(heap)
+    given_away = [0] * len(sizes)
+    for _ in range(amount):
+        size, agent = heapq.heappop(heap)
+        given_away[agent] += 1
+        heapq.heappush(heap, (size + 1, agent))
+    assert _level_off(np.array(sizes), amount).tolist() == given_away
+
+
+def test_topping_up_moves_no_more_samples_than_are_missing() -> None:
+    labels = np.tile(np.arange(10), 60)
+    before = partition(labels, 30, dirichlet(0.1, min_per_agent=1), seed=4)
+    after = partition(labels, 30, dirichlet(0.1, min_per_agent=8), seed=4)
+    missing = sum(max(8 - len(part), 0) for part in before)
+    gained = sum(len(np.setdiff1d(new, old)) for old, new in zip(before, after, strict=True))
+    assert missing > 0
+    assert gained <= missing + 30  # the first partition itself topped up empty agents, by one sample each
+    assert max(map(len, after)) <= max(map(len, before))
+
+
+def test_samples_given_away_are_a_random_choice() -> None:
+    """One agent owns everything at first; what the other gets must not be the head of the file."""
+    parts = partition(np.zeros(1000, dtype=np.int64), 2, dirichlet(1e-6, min_per_agent=300), seed=0)
+    poor = min(parts, key=len)
+    assert len(poor) == 300
+    assert poor.mean() == pytest.approx(500, abs=4 * 1000 / np.sqrt(12 * 300))
+
+
+def test_ten_thousand_agents_take_seconds() -> None:
+    labels = np.random.default_rng(0).integers(0, 10, 60_000)
+    start = time.perf_counter()
+    parts = partition(labels, 10_000, dirichlet(0.1, min_per_agent=4), seed=0)
+    assert time.perf_counter() - start < 2
+    assert min(map(len, parts)) == 4
