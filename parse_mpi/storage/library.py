@@ -1,0 +1,11 @@
+"""Which HDF5 this process is linked to."""
+
+from __future__ import annotations
+
+import h5py
+
+
+def hdf5_library() -> str:
+    """Versions in one line, for example `HDF5 2.0.0, h5py 3.16.0, serial`."""
+    kind = "parallel" if h5py.get_config().mpi else "serial"
+    return f"HDF5 {h5py.version.hdf5_version}, h5py {h5py.version.version}, {kind}"

@@ -1,0 +1,115 @@
+"""The run directory: where everything that belongs to one run lies, and what state the run is in.
+
+RUN/job.yaml  provenance.yaml  state.json  metrics.h5  metrics/  checkpoints/  log/
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from parse_mpi.errors import StorageError
+from parse_mpi.storage.write import storage_errors, sync_directory, write_text
+
+_FOLDERS = ("checkpoints", "metrics", "log")
+_FILES = ("job.yaml", "provenance.yaml", "state.json", "metrics.h5")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class RunState(BaseModel):
+    """state.json: how far a run has come and why it is not running, if it is not. `time` is UTC, ISO 8601."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    round: int
+    rounds: int
+    status: Literal["running", "finished", "stopped", "failed"]
+    reason: str = ""
+    exit_code: int | None = None
+    time: str = Field(default_factory=_now)
+
+
+class RunDirectory:
+    """The paths of one run. Nothing is made or read before a method is called."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path).resolve()
+        self.job_path = self.path / "job.yaml"
+        self.provenance_path = self.path / "provenance.yaml"
+        self.state_path = self.path / "state.json"
+        self.metrics_path = self.path / "metrics.h5"
+        self.log_dir = self.path / "log"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.job_path.is_file()
+
+    def create(self) -> None:
+        """Make the directory and its folders; an existing run is left as it is.
+
+        Raises StorageError where the directory holds something else than a run.
+        """
+        self._refuse_strangers()
+        with storage_errors(self.path, "can't be made"):
+            for folder in _FOLDERS:
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+            sync_directory(self.path)
+            sync_directory(self.path.parent)
+
+    def fresh(self) -> Path | None:
+        """Make room for a new run: what lies here moves aside to RUN.previous-K, K = 1, 2, ...; nothing is deleted.
+
+        Returns where it went, None if there was nothing. Raises StorageError like create().
+        """
+        self._refuse_strangers()
+        previous = None
+        if self.path.exists() and any(self.path.iterdir()):
+            previous = self._first_free_name()
+            with storage_errors(self.path, f"can't be moved to {previous}"):
+                os.rename(self.path, previous)
+        self.create()
+        return previous
+
+    def read_state(self) -> RunState | None:
+        """The content of state.json, None before the first write. Raises StorageError where it can't be trusted."""
+        try:
+            return RunState.model_validate_json(self.state_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise StorageError(f"{self.state_path}: not the state of a run: {error}") from error
+
+    def write_state(self, state: RunState) -> None:
+        """Replace state.json in one step. Raises StorageError."""
+        write_text(self.state_path, state.model_dump_json(indent=2) + "\n")
+
+    def _refuse_strangers(self) -> None:
+        if not self.path.exists() or self.exists():
+            return
+        if not self.path.is_dir():
+            raise StorageError(f"{self.path}: is a file; choose a directory for the run.")
+        known = {*_FOLDERS, *_FILES}
+        strangers = sorted(e.name for e in self.path.iterdir() if e.name not in known and not _is_leftover(e))
+        if strangers:
+            listed = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+            raise StorageError(
+                f"{self.path}: holds no run (no job.yaml) but {listed}; choose an empty or a new directory."
+            )
+
+    def _first_free_name(self) -> Path:
+        number = 1
+        while (candidate := self.path.with_name(f"{self.path.name}.previous-{number}")).exists():
+            number += 1
+        return candidate
+
+
+def _is_leftover(path: Path) -> bool:
+    """A temporary file of a write that was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
