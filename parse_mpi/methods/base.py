@@ -1,0 +1,68 @@
+"""What a method is made of: agents, slices, and the four questions that the rest asks it.
+
+Light commands import this, so that no module of methods/ may import torch at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from parse_mpi.job import Encoder
+    from parse_mpi.model.network import Output
+
+LOSS_TERMS = ("total", "ensemble", "heads", "contrastive")
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent: its id and the modalities it holds, in the order of the data set."""
+
+    id: int
+    modalities: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """Agents of one kind hold the same modalities and have the same network."""
+        return "+".join(self.modalities)
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """A named block of parameters, who holds it and among whom it mixes (method.md 1.4).
+
+    parameters: prefixes of the network's parameter names. holders: agent ids, ascending.
+    groups: disjoint groups of holders; agents mix this slice inside their group only, and not at all without one.
+    graph: the name of the graph that it mixes over; slices with equal groups share one.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    holders: tuple[int, ...]
+    graph: str
+    groups: tuple[tuple[int, ...], ...]
+
+
+class Method(Protocol):
+    """A way to learn: which slices there are, and what an agent minimises and predicts."""
+
+    def slices(self, agents: Sequence[Agent]) -> tuple[SliceSpec, ...]:
+        """The slice table; every parameter of every agent's network lies in exactly one slice."""
+
+    def network(
+        self, shapes: Mapping[str, tuple[int, ...]], class_count: int, encoder: Encoder, seed: int
+    ) -> nn.Module:
+        """A plain module for an agent that holds `shapes`, at its initial values."""
+
+    def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
+        """The factor in front of the alignment term for agents that hold `kind`."""
+
+    def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: float) -> Tensor:
+        """Loss terms [..., T] in the order of LOSS_TERMS; the first is what the gradient is taken of."""
+
+    def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
+        """Logits [..., B, C] by prediction name."""

@@ -1,0 +1,1 @@
+"""One agent's network from its own point of view: encoders, fission, heads, losses (torch)."""

@@ -1,0 +1,121 @@
+"""The loss terms against loops written from the formulas of docs/method.md, section 1.3."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from parse_mpi.job import ParseMethod
+from parse_mpi.methods.parse import Parse
+from parse_mpi.model.losses import contrastive, cross_entropy
+from parse_mpi.model.network import Output
+
+HARD = ("cosine", "squared", "none")
+
+
+def latents(modalities=3, batch=5, width=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    z = {t: torch.randn(modalities, batch, width, generator=generator, dtype=torch.float64) for t in
+         ("unique", "redundant", "synergistic")}  # fmt: skip
+    return z, torch.randint(0, 3, (batch,), generator=generator)
+
+
+def cosine(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def contrastive_by_the_formula(z, y, temperature, hard_negatives, mask_same_label):
+    """Anchor by anchor and pair by pair, with plain floats."""
+    r, u, s = z["redundant"], z["unique"], z["synergistic"]
+    pairs = [(m, n) for m in range(len(r)) for n in range(len(r)) if m != n]
+    total = 0.0
+    for m, n in pairs:
+        for j in range(len(y)):
+            positive = cosine(r[m, j], r[n, j])
+            negatives = [
+                cosine(r[m, j], r[n, k]) for k in range(len(y)) if k != j and not (mask_same_label and y[k] == y[j])
+            ]
+            if hard_negatives != "none":
+                hard = [cosine(r[m, j], other[j]) for other in (u[m], u[n], s[m], s[n])]
+                negatives += [h * h for h in hard] if hard_negatives == "squared" else hard
+            partition = sum(math.exp(c / temperature) for c in [positive, *negatives])
+            total += -math.log(math.exp(positive / temperature) / partition) / len(y)
+    return total / len(pairs)
+
+
+@pytest.mark.parametrize("hard_negatives", HARD)
+@pytest.mark.parametrize("mask_same_label", [False, True])
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_contrastive_equals_the_formula(hard_negatives, mask_same_label, modalities):
+    z, y = latents(modalities)
+    options = {"temperature": 0.3, "hard_negatives": hard_negatives, "mask_same_label": mask_same_label}
+    mine = contrastive(z, y, torch.ones(5, dtype=torch.float64), **options)
+    assert float(mine) == pytest.approx(contrastive_by_the_formula(z, y, *options.values()), rel=1e-12)
+
+
+@pytest.mark.parametrize("hard_negatives", HARD)
+@pytest.mark.parametrize("mask_same_label", [False, True])
+def test_padding_changes_neither_loss_nor_gradient(hard_negatives, mask_same_label):
+    options = {"temperature": 0.5, "hard_negatives": hard_negatives, "mask_same_label": mask_same_label}
+    z, y = latents(batch=5)
+    short = {t: v[:, :3].clone().requires_grad_() for t, v in z.items()}
+    padded = {t: v.clone().requires_grad_() for t, v in z.items()}
+    mask = torch.tensor([1.0, 1, 1, 0, 0], dtype=torch.float64)
+    expected = contrastive(short, y[:3], torch.ones(3, dtype=torch.float64), **options)
+    mine = contrastive(padded, y, mask, **options)
+    torch.testing.assert_close(mine, expected)
+    expected.backward()
+    mine.backward()
+    for t, v in padded.items():
+        gradient = torch.zeros_like(v) if v.grad is None else v.grad
+        plain = torch.zeros_like(short[t]) if short[t].grad is None else short[t].grad
+        torch.testing.assert_close(gradient[:, :3], plain)
+        assert torch.equal(gradient[:, 3:], torch.zeros_like(gradient[:, 3:]))
+
+
+def test_leading_agents_give_each_agents_own_loss():
+    (z0, y0), (z1, y1) = latents(seed=1), latents(seed=2)
+    stacked = {t: torch.stack([z0[t], z1[t]]) for t in z0}
+    options = {"temperature": 0.5, "hard_negatives": "cosine", "mask_same_label": True}
+    ones = torch.ones(5, dtype=torch.float64)
+    both = contrastive(stacked, torch.stack([y0, y1]), torch.stack([ones, ones]), **options)
+    torch.testing.assert_close(
+        both, torch.stack([contrastive(z0, y0, ones, **options), contrastive(z1, y1, ones, **options)])
+    )
+
+
+def test_a_batch_of_one_without_hard_negatives_is_already_aligned():
+    z, y = latents(batch=1)
+    options = {"temperature": 0.5, "hard_negatives": "none", "mask_same_label": False}
+    assert float(contrastive(z, y, torch.ones(1, dtype=torch.float64), **options)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_cross_entropy_equals_pytorch_with_and_without_padding():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 4, (2, 6), generator=generator)
+    mask = torch.tensor([[1.0] * 6, [1, 1, 1, 0, 0, 0]], dtype=torch.float64)
+    expected = torch.stack(
+        [functional.cross_entropy(logits[0], y[0]), functional.cross_entropy(logits[1, :3], y[1, :3])]
+    )
+    torch.testing.assert_close(cross_entropy(logits, y, mask), expected)
+
+
+@pytest.mark.parametrize("ensemble", ["types", "heads"])
+def test_total_is_the_weighted_sum_of_its_terms(ensemble):
+    z, y = latents(modalities=2)
+    generator = torch.Generator().manual_seed(5)
+    logits = {t: torch.randn(h, 5, 3, generator=generator, dtype=torch.float64)
+              for t, h in (("unique", 2), ("redundant", 1), ("synergistic", 1))}  # fmt: skip
+    options = ParseMethod(name="parse", ensemble_weight=0.7, head_weight=1.3, ensemble=ensemble)
+    total, of_ensemble, of_heads, alignment = Parse(options).loss(Output(z, logits), y, torch.ones(5).double(), 0.25)
+    weights = [0.25, 0.25, 0.25, 0.25] if ensemble == "heads" else [1 / 6, 1 / 6, 1 / 3, 1 / 3]
+    heads = torch.cat(list(logits.values()))
+    torch.testing.assert_close(
+        of_ensemble, functional.cross_entropy(sum(w * h for w, h in zip(weights, heads, strict=True)), y)
+    )
+    torch.testing.assert_close(
+        of_heads, sum(w * functional.cross_entropy(h, y) for w, h in zip(weights, heads, strict=True))
+    )
+    torch.testing.assert_close(total, 0.7 * of_ensemble + 1.3 * of_heads + 0.25 * alignment)
