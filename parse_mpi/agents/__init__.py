@@ -1,0 +1,1 @@
+"""The agents of one rank: slice rows, parameter views, engines and optimisers."""

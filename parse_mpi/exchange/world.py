@@ -1,0 +1,178 @@
+"""The MPI world of a run: checked at the start, asked for agreement, and summed over by agent id."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from parse_mpi.errors import LaunchError
+
+# Variables by which a launcher tells how many ranks it started, the most specific first: Slurm's PMI sets PMI_SIZE for
+# the daemons that an Open MPI launcher starts by srun, and its ranks inherit that.
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS")
+ABORT_PATIENCE_S = 1.0
+JSON = Any
+
+
+class World:
+    """A communicator with the few collective questions that a run asks. Nothing is pickled: JSON and arrays only."""
+
+    def __init__(self, comm: MPI.Intracomm):
+        self.comm = comm
+        self.rank = comm.rank
+        self.size = comm.size
+
+    @staticmethod
+    def connect() -> World:
+        """All ranks of this launch; raises LaunchError when MPI did not join what the launcher started."""
+        check_size(MPI.COMM_WORLD.size, dict(os.environ), MPI.Get_library_version())
+        return World(MPI.COMM_WORLD.Dup())
+
+    # -- agreement ---------------------------------------------------------------------------------------------------
+
+    def barrier(self) -> None:
+        self.comm.Barrier()
+
+    def all_agree(self, ok: bool) -> bool:
+        """True where every rank says so."""
+        return not self.any_of([not ok])[0]
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Element by element, whether any rank raised the flag."""
+        return self.start_any_of(flags)()
+
+    def start_any_of(self, flags: Sequence[bool]) -> Callable[[], list[bool]]:
+        """Post one Iallreduce of the flags; calling what is returned waits for the answer, equal on all ranks."""
+        raised = np.array(flags, np.uint8)
+        request = self.comm.Iallreduce(MPI.IN_PLACE, raised, op=MPI.MAX)
+
+        def answer() -> list[bool]:
+            request.Wait()
+            return [bool(flag) for flag in raised]
+
+        return answer
+
+    def require_equal(self, what: str, value: str) -> None:
+        """Raise LaunchError on every rank unless all ranks have the same value."""
+        values = self.all_json(value)
+        odd = [f"rank {r}: {v}" for r, v in enumerate(values) if v != values[0]]
+        if odd:
+            listed = "; ".join(odd[:4]) + (f"; and {len(odd) - 4} more" if len(odd) > 4 else "")
+            raise LaunchError(
+                f"ranks disagree about {what}. Rank 0: {values[0]}; {listed}.\n"
+                "Start all ranks with the same command, environment and files (is a shared file system stale?)."
+            )
+
+    def gather_json(self, value: JSON) -> list[JSON] | None:
+        """Values of all ranks in rank order on rank 0, None elsewhere."""
+        data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        sizes = np.empty(self.size, np.int64)
+        self.comm.Allgather(np.array([data.size], np.int64), sizes)
+        everything = np.empty(int(sizes.sum()), np.uint8) if self.rank == 0 else None
+        self.comm.Gatherv(data, None if everything is None else [everything, sizes.tolist()])
+        if everything is None:
+            return None
+        return [json.loads(part.tobytes()) for part in np.split(everything, np.cumsum(sizes)[:-1])]
+
+    def all_json(self, value: JSON) -> list[JSON]:
+        """Values of all ranks in rank order, on every rank."""
+        values: list[JSON] = self.broadcast_json(self.gather_json(value))
+        return values
+
+    def broadcast_json(self, value: JSON) -> JSON:
+        """Rank 0's value on every rank."""
+        data = np.frombuffer(json.dumps(value).encode(), np.uint8) if self.rank == 0 else np.empty(0, np.uint8)
+        size = np.array([data.size], np.int64)
+        self.comm.Bcast(size)
+        data = data.copy() if self.rank == 0 else np.empty(int(size[0]), np.uint8)
+        self.comm.Bcast(data)
+        return json.loads(data.tobytes())
+
+    # -- agents ------------------------------------------------------------------------------------------------------
+
+    def gather_agents(self, ids: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
+        """Rows of all agents on every rank, in ascending id: values [A_local, ...] to [A, ...].
+
+        ids: the agents that the local rows belong to, in any order.
+        """
+        counts = np.empty(self.size, np.int64)
+        self.comm.Allgather(np.array([len(ids)], np.int64), counts)
+        all_ids = np.empty(int(counts.sum()), np.int64)
+        self.comm.Allgatherv(np.ascontiguousarray(ids), [all_ids, counts.tolist()])
+        row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64))
+        rows = np.empty((len(all_ids), *values.shape[1:]), values.dtype)
+        if row_bytes:
+            row = MPI.BYTE.Create_contiguous(row_bytes).Commit()  # counts in rows can't overflow an int
+            self.comm.Allgatherv([np.ascontiguousarray(values), len(values), row], [rows, counts.tolist(), None, row])
+            row.Free()
+        return rows[np.argsort(all_ids, kind="stable")]
+
+    def sum_over_agents(self, ids: NDArray[np.int64], values: NDArray[np.float64], exact: bool) -> NDArray[np.float64]:
+        """Sum over all agents of all ranks: values float64 [A_local, ...] to [...], equal on every rank.
+
+        The one way to sum across agents. exact: rows are gathered and added in ascending id, the same bits on any
+        rank count. Otherwise a float Allreduce, whose last bits depend on the ranks.
+        """
+        if exact:
+            return _sum_rows(self.gather_agents(ids, values))
+        total = _sum_rows(values)
+        self.comm.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)
+        return total
+
+
+def _sum_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Row after row, so that the order of additions is the order of rows whatever their width."""
+    total = np.zeros(rows.shape[1:])
+    for row in rows:
+        total += row
+    return total
+
+
+def expected_size(environment: dict[str, str]) -> tuple[str, int] | None:
+    """How many ranks the launcher says it started, and the variable that says so; None without a launcher."""
+    for variable in SIZE_VARIABLES:
+        if variable == "SLURM_STEP_NUM_TASKS" and "SLURM_STEP_ID" not in environment:
+            continue  # inside sbatch or salloc, but not started by srun
+        if environment.get(variable, "").isdigit():
+            return variable, int(environment[variable])
+    return None
+
+
+def check_size(size: int, environment: dict[str, str], library: str) -> None:
+    """Raise LaunchError when the world is not as large as the launcher says: N worlds of size 1 must not start."""
+    expected = expected_size(environment)
+    if expected is None or expected[1] == size:
+        return
+    variable, count = expected
+    name = library.strip().splitlines()[0].strip("\0 ")
+    raise LaunchError(
+        f"the launcher started {count} ranks ({variable}={count}), but MPI sees a world of {size}.\n"
+        f"mpi4py is linked to: {name}\n"
+        "The launcher belongs to another MPI than the library. Use the mpiexec of this environment "
+        "(its bin folder, see `parse-mpi doctor`), or under Slurm another `srun --mpi=` "
+        "(pmi2 for MPICH, pmix for Open MPI; `srun --mpi=list` shows what there is)."
+    )
+
+
+def abort(message: str, code: int) -> NoReturn:
+    """Print the message and end this process, and with it all ranks of the launch; does not return.
+
+    Rank 0 speaks first: an error that all ranks share is then printed once, and another rank's own error still is.
+    """
+    world = MPI.COMM_WORLD
+    if world.rank:
+        time.sleep(ABORT_PATIENCE_S)
+        message = f"rank {world.rank}: {message}"
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if world.size > 1:
+        world.Abort(code)
+    sys.exit(code)

@@ -1,0 +1,75 @@
+"""Small jobs for tests, and trainers built from them inside this process."""
+
+from pathlib import Path
+
+import yaml
+
+BASE = {
+    "name": "small",
+    "data": {"source": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},
+    "agents": [
+        {"modalities": ["top"], "count": 3},
+        {"modalities": ["bottom"], "count": 3},
+        {"modalities": ["top", "bottom"], "count": 4},
+    ],
+    "topology": {"kind": "ring"},
+    "method": {"name": "parse", "slices": {"unique": 8, "redundant": 8, "synergistic": 8}},
+    "encoder": {"hidden": [16]},
+    "train": {"rounds": 12, "batch_size": 96},
+    "evaluate": {"every": 5},
+    "checkpoint": {"every": 5},
+}
+
+
+def merged(base, changes):
+    """`base` with `changes` laid over it, mapping by mapping."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def write_job(folder: Path, changes=None) -> Path:
+    """A job file with BASE and the changes."""
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(merged(BASE, changes or {}), sort_keys=False))
+    return path
+
+
+def write_dataset(path: Path, shapes=None, classes=4, count=240) -> Path:
+    """A data file of the project's layout: every modality sees the label through noise."""
+    import h5py
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, classes, count)
+    with h5py.File(path, "w") as file:
+        for name, shape in (shapes or {"a": (6,), "b": (3, 4), "c": (5,)}).items():
+            centres = draw.normal(size=(classes, *shape))
+            file[f"modalities/{name}"] = (centres[labels] + draw.normal(size=(count, *shape))).astype(np.float32)
+        file["labels"] = labels
+        file["split"] = (np.arange(count) % 5 // 3 * (1 + np.arange(count) % 2)).astype(np.uint8)
+        file["groups"] = labels
+    return path
+
+
+def make_trainer(folder: Path, changes=None, world=None):
+    """(trainer, plan, data set) of a job on the ranks of `world`, by default this process alone."""
+    import torch
+    from mpi4py import MPI
+
+    from parse_mpi.data.sources import load_dataset
+    from parse_mpi.exchange.world import World
+    from parse_mpi.jobfile import load_job
+    from parse_mpi.plan import make_plan
+    from parse_mpi.run.display import Display
+    from parse_mpi.run.session import build_trainer
+
+    world = world or World(MPI.COMM_SELF)
+    jobfile = load_job(write_job(folder, changes))
+    dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
+    plan = make_plan(jobfile, dataset, world.size)
+    display = Display(world.rank, folder, plan)
+    trainer = build_trainer(world, plan, dataset, folder, torch.device("cpu"), display)
+    return trainer, plan, dataset
