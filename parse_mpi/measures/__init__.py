@@ -1,0 +1,1 @@
+"""Numbers about agents: NumPy in, numbers out."""

@@ -1,0 +1,1 @@
+"""Runs a job: the trainer, its evaluation, its checkpoints and what a person sees meanwhile."""

@@ -1,0 +1,110 @@
+"""What a person sees of a run: a bar on a terminal, lines in a log, warnings that can't be missed.
+
+Rank 0 speaks to the console; every rank writes its own log/rank-RRRR.log.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from parse_mpi.plan import Plan
+from parse_mpi.run.summary import accuracy_table, cost_lines
+from parse_mpi.run.trainer import Progress
+from parse_mpi.storage.metrics import read_metrics
+
+LOG_WIDTH = 160  # of a table that is not printed on a terminal
+
+
+class Display:
+    """The voice of one rank; only rank 0's is heard on the console."""
+
+    def __init__(self, rank: int, log_dir: Path, plan: Plan):
+        self.plan = plan
+        self.log_dir = log_dir
+        self.rank = rank
+        terminal = sys.stdout.isatty()
+        self.console = Console(quiet=rank != 0, highlight=False, width=None if terminal else LOG_WIDTH)
+        self._bar = self._make_bar() if terminal and rank == 0 else None
+        self._task = TaskID(0)
+        self._since = time.perf_counter(), 0
+        self._log = logging.getLogger(f"parse_mpi.rank-{rank:04d}")
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False
+
+    def start(self, seats: Sequence[str], warnings: Sequence[str], first_round: int, run_dir: Path) -> None:
+        """Say what is about to run, and where."""
+        handler = logging.FileHandler(self.log_dir / f"rank-{self.rank:04d}.log", encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log.handlers = [handler]
+        job, plan = self.plan.job, self.plan
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(agent.kind for agent in plan.agents).items())
+        ranks = f"{plan.ranks} rank{'s' if plan.ranks > 1 else ''}"
+        self.say(f"{job.name}: {job.method.name}, {len(plan.agents)} agents ({kinds}) on {ranks}, mode {job.mode}")
+        for line in seats:
+            self.say(f"  {line}")
+        for warning in warnings:
+            self.warn(warning)
+        begin = f"resuming after round {first_round}" if first_round else "starting"
+        self.say(f"  {begin}, {job.train.rounds} rounds, in {run_dir}")
+        self._since = time.perf_counter(), first_round
+        if self._bar is not None:
+            self._task = self._bar.add_task(job.name, total=job.train.rounds, completed=first_round, shown="")
+            self._bar.start()
+
+    def progress(self, made: Progress) -> None:
+        """After every round: the bar moves; a log gets a line when agents were evaluated."""
+        if made.evaluated:
+            self._line(made.round_index, *made.evaluated)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=made.round_index)
+
+    def say(self, text: str) -> None:
+        """A line for the user and for the log."""
+        self.console.print(text, markup=False)
+        self._log.info(text)
+
+    def warn(self, text: str) -> None:
+        """A line that can't be missed."""
+        self.console.print(f"WARNING: {text}", style="bold yellow", markup=False)
+        self._log.warning(text)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def result(self, run_dir: Path) -> None:
+        """The table at the end."""
+        if self.rank != 0:
+            return
+        metrics = read_metrics(run_dir)
+        self.console.print()
+        self.console.print(accuracy_table(metrics))
+        for line in cost_lines(metrics):
+            self.say(line)
+
+    def _line(self, done: int, loss: float, accuracy: float) -> None:
+        now, (then, since_round) = time.perf_counter(), self._since
+        pace = 1e3 * (now - then) / max(1, done - since_round)
+        self._since = now, done
+        shown = f"loss {loss:.4f}  test accuracy {accuracy:.4f}"
+        text = f"round {done:>5}/{self.plan.job.train.rounds}  {shown}  {pace:.1f} ms a round"
+        self._log.info(text)
+        if self._bar is None:
+            self.console.print(text, markup=False)
+        else:
+            self._bar.update(self._task, shown=shown)
+
+    def _make_bar(self) -> Bar:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        return Bar(*columns, *times, TextColumn("{task.fields[shown]}"))

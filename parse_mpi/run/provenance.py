@@ -1,0 +1,63 @@
+"""provenance.yaml: for every launch of a run, what was started, where, with which versions and from which commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import parse_mpi
+from parse_mpi.exchange.devices import Seat
+from parse_mpi.exchange.library import mpi_library
+from parse_mpi.storage.write import write_text
+
+PACKAGES = ("torch", "numpy", "mpi4py", "h5py")
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on: Python, packages, MPI library."""
+    packages = {name: metadata.version(name) for name in PACKAGES}
+    return {
+        "parse_mpi": parse_mpi.__version__,
+        "python": platform.python_version(),
+        **packages,
+        "mpi": mpi_library(),
+    }
+
+
+def add_launch(path: Path, command: Sequence[str], seats: Sequence[Seat], first_round: int, seed: int) -> None:
+    """Append this launch to the file. Raises StorageError."""
+    launches: list[dict[str, Any]] = yaml.safe_load(path.read_text("utf-8")) if path.exists() else []
+    launch = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(command),
+        "first_round": first_round,
+        "seed": seed,
+        "commit": source_commit(),
+        "versions": versions(),
+        "machine": f"{platform.machine()} {platform.system()} {platform.release()}",
+        "ranks": [asdict(seat) for seat in seats],
+    }
+    write_text(path, yaml.safe_dump([*launches, launch], sort_keys=False))
+
+
+def source_commit() -> str:
+    """Commit of the source tree that runs, with `-dirty` where files differ; "" for an installed package."""
+    root = Path(parse_mpi.__file__).parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()

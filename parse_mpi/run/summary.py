@@ -1,0 +1,96 @@
+"""The table at the end of a run, made from its metrics: accuracy per kind of agent, bytes, where the time went."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from parse_mpi.storage.metrics import Metrics
+
+COLUMNS = ("ensemble", "unique", "redundant", "synergistic")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy [A, P] of all agents on one split in one round (weighting `global`), with labels for both axes."""
+
+    round_index: int
+    kinds: NDArray[np.str_]
+    predictions: list[str]
+    accuracy: NDArray[np.float64]
+
+    def of(self, kind: str | None, prediction: str) -> NDArray[np.float64]:
+        """Accuracy of every agent of a kind (None: of all agents)."""
+        column = self.accuracy[:, self.predictions.index(prediction)]
+        return column if kind is None else column[self.kinds == kind]
+
+
+def evaluation(metrics: Metrics, row: int, split: str = "test") -> Evaluation:
+    """One row of the evaluations."""
+    labels = metrics.attributes["evaluations/accuracy"]
+    splits, predictions = _labels(labels["split"]), _labels(labels["prediction"])
+    accuracy = metrics["evaluations/accuracy"][row, :, splits.index(split), 0, :]
+    return Evaluation(int(metrics["evaluations/round"][row]), metrics["agents/kind"], predictions, accuracy)
+
+
+def best_row(metrics: Metrics) -> int:
+    """The evaluation with the highest mean ensemble accuracy on validation, the earliest of equals; last if none."""
+    rows = len(metrics["evaluations/round"])
+    means = [evaluation(metrics, row, "validation").of(None, "ensemble").mean() for row in range(rows)]
+    return rows - 1 if np.isnan(means).any() else int(np.argmax(means))
+
+
+def accuracy_table(metrics: Metrics) -> Table:
+    """Kind x (ensemble, unique, redundant, synergistic), mean with the worst agent, on test in the last round."""
+    last, best = evaluation(metrics, -1), evaluation(metrics, best_row(metrics))
+    table = Table(title=f"Test accuracy after round {last.round_index}: mean (worst agent)", title_justify="left")
+    for name, justify in (("agents", "left"), ("count", "right"), *((c, "right") for c in COLUMNS)):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column(f"ensemble, best on validation (round {best.round_index})", justify="right")
+    for kind in [*dict.fromkeys(last.kinds.tolist()), None]:
+        cells = [_mean_and_worst(last.of(kind, column)) for column in COLUMNS]
+        count = len(last.of(kind, "ensemble"))
+        table.add_row(kind or "all", str(count), *cells, _mean_and_worst(best.of(kind, "ensemble")))
+    return table
+
+
+def cost_lines(metrics: Metrics) -> Iterator[str]:
+    """Bytes between agents and between ranks, and the share of each phase of the slowest rank."""
+    rounds = len(metrics["rounds/round"])
+    payload, sent = metrics["rounds/payload_bytes"].sum(), np.maximum(metrics["ranks/sent_bytes"], 0).sum()
+    yield (
+        f"bytes: {size_text(payload)} between agents ({size_text(payload / rounds)} a round), "
+        f"{size_text(sent)} of it between ranks"
+    )
+    seconds = np.nansum(metrics["ranks/seconds"], axis=0)  # [rank, phase]
+    slowest = seconds[seconds.sum(1).argmax()]
+    phases = _labels(metrics.attributes["ranks/seconds"]["phase"])
+    split = ", ".join(
+        f"{name.replace('_', ' ')} {s / slowest.sum():.0%}" for name, s in zip(phases, slowest, strict=True)
+    )
+    yield f"time: {slowest.sum():.1f} s in {rounds} rounds, {1e3 * slowest.sum() / rounds:.1f} ms a round: {split}"
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes with a decimal unit: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def _mean_and_worst(values: NDArray[np.float64]) -> str:
+    if np.isnan(values).all():
+        return "–"
+    with warnings.catch_warnings():
+        return f"{np.nanmean(values):.3f} ({np.nanmin(values):.3f})"
+
+
+def _labels(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, (list, tuple, np.ndarray)) else [str(value)]

@@ -1,0 +1,1 @@
+"""Reads run directories: reports, and later comparisons and scaling studies."""

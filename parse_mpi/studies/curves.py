@@ -1,0 +1,204 @@
+"""What changes from round to round: accuracy, losses, consensus distance.
+
+Shapes: A agents, E evaluations, M members of what one line stands for, R rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import NDArray
+
+from parse_mpi.studies.recorded import RecordedRun, count_of
+from parse_mpi.studies.style import Style, count_rounds, dress, legend_below, new_figure, short, styles
+
+Array = NDArray[np.float64]
+
+WIDTH_IN = 9.5
+HEADS = ("unique", "redundant", "synergistic")
+LOSS_TITLES = {
+    "total": "Total loss: what agents minimise",
+    "ensemble": "Cross-entropy of the ensemble",
+    "heads": "Cross-entropy of the heads",
+    "contrastive": "Contrastive alignment, before its weight",
+}
+MOST_BANDS = 6  # more of them hide each other
+SMOOTHED_FROM = 200  # rounds
+LOG_FROM = 20  # times the lowest value of a panel
+
+
+class Spread(NamedTuple):
+    """Mean and extremes over the members of a group, each [R]; nan where no member has a finite value."""
+
+    mean: Array
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, values_RM: Array) -> Spread:
+        known = np.ma.masked_invalid(values_RM)
+        return cls(*(np.ma.filled(part, np.nan) for part in (known.mean(1), known.min(1), known.max(1))))
+
+
+def running_mean(values: Array, window: int) -> Array:
+    """Mean over the `window` (odd) rounds around each, [R]; at both ends and beside nan over those that there are."""
+    known = np.isfinite(values)
+    kernel = np.ones(window)
+    total = np.convolve(np.where(known, values, 0.0), kernel)
+    count = np.convolve(known, kernel)
+    inside = slice(window // 2, window // 2 + len(values))
+    return np.where(known, total[inside] / np.maximum(count[inside], 1.0), np.nan)
+
+
+def accuracy_figure(run: RecordedRun) -> Figure | None:
+    """Test accuracy of the ensemble, and of the heads of each type, by kind of agent."""
+    if "evaluations/accuracy" not in run.metrics.arrays or not np.isfinite(run.test_accuracy("ensemble")).any():
+        return None
+    heads = [name for name in HEADS if np.isfinite(run.test_accuracy(name)).any()]
+    figure = new_figure(WIDTH_IN, 5.2, run.title())
+    panels = figure.subplot_mosaic([["ensemble", name] for name in heads], sharex=True, width_ratios=(2.4, 1))
+    for name in heads[1:]:
+        panels[name].sharey(panels[heads[0]])
+    has_bands = len(run.kinds()) <= MOST_BANDS and len(run.metrics["evaluations/round"]) > 1
+    extremes = "band: worst to best agent" if has_bands else "bars: worst to best agent in the last evaluation"
+    for name, axes in panels.items():
+        is_low = name in ("ensemble", heads[-1])
+        title = f"{name.capitalize()} heads" if name in heads else f"Ensemble, mean per kind of agent\n({extremes})"
+        dress(axes, title, "round" if is_low else "", "test accuracy (%)" if name == "ensemble" else "")
+        axes.tick_params(labelbottom=is_low)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=8 if name == "ensemble" else 4, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.4g}")
+        _draw_kinds(axes, run, run.test_accuracy(name), has_bands)
+    legend_below(figure, kind_legend(run))
+    return figure
+
+
+def _draw_kinds(axes: Axes, run: RecordedRun, accuracy_EA: Array, has_bands: bool) -> None:
+    rounds, kinds = run.metrics["evaluations/round"], run.kinds()
+    look = styles(kinds)
+    for k, (kind, ids) in enumerate(kinds.items()):
+        spread = Spread.of(accuracy_EA[:, ids])
+        axes.plot(rounds, spread.mean, **look[kind]._asdict(), label=kind)
+        if has_bands:
+            axes.fill_between(rounds, spread.low, spread.high, color=look[kind].color, alpha=0.18, linewidth=0)
+        elif np.isfinite(spread.mean[-1]):
+            _draw_whisker(axes, rounds[-1], spread, look[kind], 26 * (k + 1) / max(len(kinds), 5))
+    count_rounds(axes)
+    if not has_bands:
+        axes.margins(x=0.1)
+
+
+def _draw_whisker(axes: Axes, x: float, spread: Spread, look: Style, shift_pt: float) -> None:
+    """The last mean with its extremes, moved to the right so that kinds don't hide each other."""
+    beside = axes.transData + ScaledTranslation(shift_pt / 72, 0, axes.figure.dpi_scale_trans)
+    ends = [spread.low[-1], spread.high[-1]]
+    for ys, marker in ((ends, ""), (spread.mean[-1:], "o")):
+        line = Line2D([x] * len(ys), ys, color=look.color, marker=marker, markersize=3.5, linewidth=1.2)
+        line.set(transform=beside, clip_on=False, in_layout=False)
+        axes.add_artist(line)
+    axes.update_datalim([(x, end) for end in ends])
+
+
+def losses_figure(run: RecordedRun) -> Figure | None:
+    """Every loss term, mean over the agents of each kind; a kind without a term has no line for it."""
+    if "rounds/loss" not in run.metrics.arrays:
+        return None
+    rounds, loss = run.metrics["rounds/round"], run.metrics["rounds/loss"]
+    window = len(rounds) // 40 * 2 + 1 if len(rounds) >= SMOOTHED_FROM else 1
+    smoothing = f"; thick: running mean over {window} rounds, thin: every round" if window > 1 else ""
+    figure = new_figure(WIDTH_IN, 6, f"{run.title()}\nTraining losses, mean per kind of agent{smoothing}")
+    look = styles(run.kinds())
+    for k, axes in enumerate(figure.subplots(2, 2, sharex=True).flat):
+        term = run.labels("rounds/loss", "term")[k]
+        dress(axes, LOSS_TITLES.get(term, term), "round" if k > 1 else "", "loss (nats)")
+        for kind, ids in run.kinds().items():
+            mean = Spread.of(loss[:, ids, k]).mean
+            if (mean > 0).any():
+                _draw_loss(axes, rounds, mean, window, kind, look[kind])
+        _scale_losses(axes)
+        count_rounds(axes)
+    legend_below(figure, kind_legend(run))
+    return figure
+
+
+def _draw_loss(axes: Axes, rounds: Array, mean: Array, window: int, kind: str, look: Style) -> None:
+    if window > 1:
+        axes.plot(rounds, mean, color=look.color, linewidth=0.5, alpha=0.35)
+    marker = "o" if len(rounds) == 1 else ""
+    axes.plot(rounds, running_mean(mean, window), **look._asdict(), marker=marker, markersize=3.5, label=kind)
+
+
+def _scale_losses(axes: Axes) -> None:
+    """A log axis, with plain numbers at 1, 2 and 5, where a loss falls far enough to need one."""
+    _, low, _, high = axes.dataLim.extents
+    if high > LOG_FROM * low > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+
+
+def kind_legend(run: RecordedRun) -> Sequence[Line2D]:
+    """One entry for each kind of agent, with how many there are."""
+    look = styles(run.kinds())
+    return [
+        Line2D([], [], **look[kind]._asdict(), label=f"{short(kind)} ({count_of(len(ids), 'agent')})")
+        for kind, ids in run.kinds().items()
+    ]
+
+
+def consensus_figure(run: RecordedRun) -> Figure | None:
+    """Consensus distance of every slice: a panel for each part of the network, a colour for each modality."""
+    name = "evaluations/consensus_distance"
+    if name not in run.metrics.arrays or not run.labels(name, "component"):
+        return None
+    components, distance = np.array(run.labels(name, "component")), run.metrics[name]
+    slices = list(dict.fromkeys(components.tolist()))
+    look = styles([*run.modalities, *(s for s in slices if _curve(s) == s)])
+    has_pieces = len(slices) < len(components)
+    pieces = "\nline: mean over the components of the slice's graph, band: lowest to highest" if has_pieces else ""
+    what = "Consensus distance: RMS distance of a slice's holders from their mean, relative to the mean's norm"
+    parts = list(dict.fromkeys(_part(s) for s in slices))
+    rows, columns = (len(parts) + 1) // 2, min(len(parts), 2)
+    figure = new_figure(WIDTH_IN, 1.4 + 2.5 * rows, f"{run.title()}\n{what}{pieces}")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for part, axes in zip(parts, grid, strict=False):
+        dress(axes, part, "round", "consensus distance")
+        for s in slices:
+            if _part(s) == part:
+                _draw_distance(axes, run.metrics["evaluations/round"], distance[:, components == s], s, look[_curve(s)])
+        axes.label_outer()
+    for axes in grid[len(parts) :]:
+        axes.remove()
+    legend_below(figure, [Line2D([], [], **style._asdict(), label=curve) for curve, style in look.items()])
+    return figure
+
+
+def _draw_distance(axes: Axes, rounds: Array, distance_EM: Array, name: str, look: Style) -> None:
+    spread = Spread.of(np.where(distance_EM > 0, distance_EM, np.nan))  # a log axis has no place for 0
+    marker = "o" if len(rounds) == 1 else ""
+    axes.plot(rounds, spread.mean, **look._asdict(), marker=marker, markersize=3.5, label=name)
+    axes.fill_between(rounds, spread.low, spread.high, color=look.color, alpha=0.18, linewidth=0)
+    if len(rounds) == 1:
+        axes.vlines(rounds, spread.low, spread.high, color=look.color)
+    axes.set_yscale("log")
+    count_rounds(axes)
+
+
+def _part(slice_name: str) -> str:
+    """What its panel is called: slices of every modality that are the same part of the network share one."""
+    part, bracket, _ = slice_name.partition("[")
+    return f"{part}[modality]" if bracket else "Slices across modalities"
+
+
+def _curve(slice_name: str) -> str:
+    """What its line is called: the modality, or the slice's own name."""
+    _, bracket, modality = slice_name.partition("[")
+    return modality.rstrip("]") if bracket else slice_name

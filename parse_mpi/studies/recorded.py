@@ -1,0 +1,117 @@
+"""A run as its directory recorded it, finished or under way. Needs neither torch nor the data set.
+
+Shapes: A agents, E evaluations, K ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parse_mpi.errors import StorageError
+from parse_mpi.job import Job
+from parse_mpi.jobfile import load_job
+from parse_mpi.methods import make_method
+from parse_mpi.methods.base import Agent
+from parse_mpi.plan import place
+from parse_mpi.storage.metrics import Metrics, read_metrics
+from parse_mpi.storage.rundir import RunDirectory
+from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Job and metrics of a run, and what follows from them."""
+
+    job: Job
+    metrics: Metrics
+
+    @classmethod
+    def read(cls, run: Path) -> RecordedRun:
+        """Read a run directory. Raises StorageError where it holds no run or no metrics yet."""
+        directory = RunDirectory(run)
+        if not directory.exists():
+            raise StorageError(f"{directory.path}: no run has started here (there is no job.yaml)")
+        # The data may be elsewhere by now, or the run directory on another machine; nothing here reads a sample.
+        job = load_job(directory.job_path, ["data.source=digits"]).job
+        return cls(job, read_metrics(directory.path))
+
+    @cached_property
+    def agents(self) -> tuple[Agent, ...]:
+        """All agents by id, from the names of their kinds."""
+        return tuple(Agent(i, tuple(kind.split("+"))) for i, kind in enumerate(self.metrics["agents/kind"].tolist()))
+
+    def kinds(self, most: int = 16) -> dict[str, NDArray[np.int64]]:
+        """Kind -> ids of its agents, in order of appearance.
+
+        Where there are more than `most`, too many for one picture, agents with equally many modalities are one kind.
+        """
+        names = [agent.kind for agent in self.agents]
+        if len(set(names)) > most:
+            names = [count_of(len(agent.modalities), "modality") for agent in self.agents]
+        return {name: np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)}
+
+    @property
+    def modalities(self) -> list[str]:
+        """All modalities, in the order of the data set."""
+        return self.labels("agents", "modalities")
+
+    @cached_property
+    def ranks(self) -> int:
+        """Ranks of the last recorded round; 1 before the first."""
+        seconds = self.metrics.arrays.get("ranks/seconds")
+        return 1 if seconds is None else int(np.isfinite(seconds[-1]).any(axis=1).sum())
+
+    @cached_property
+    def rank_of(self) -> NDArray[np.int64]:
+        """Rank that hosts each agent, int64 [A]."""
+        return place(self.agents, self.ranks)
+
+    @cached_property
+    def graphs(self) -> dict[str, SliceGraph]:
+        """Name -> graph, those of modalities first; empty where a method exchanges nothing."""
+        specs = {spec.name: spec for spec in make_method(self.job.method).slices(self.agents)}
+        slices = zip(self.metrics["slices/name"].tolist(), self.metrics["slices/graph"].tolist(), strict=True)
+        groups = {graph: specs[name].groups for name, graph in slices if graph}
+        modalities = [m for m in self.modalities if m in groups]
+        job, count = self.job, len(self.agents)
+        return {
+            name: slice_graph(name, groups[name], job.topology, job.seed, count)
+            for name in dict.fromkeys([*modalities, *groups])
+        }
+
+    @property
+    def last_round(self) -> int:
+        """Finished rounds that are recorded."""
+        rounds = self.metrics.arrays.get("rounds/round")
+        return 0 if rounds is None else int(rounds[-1])
+
+    def labels(self, data_set: str, key: str) -> list[str]:
+        """The names along an axis of a data set."""
+        return [str(name) for name in np.atleast_1d(np.asarray(self.metrics.attributes[data_set][key]))]
+
+    def test_accuracy(self, prediction: str) -> NDArray[np.float64]:
+        """Accuracy on the common test split [E, A]; nan where an agent lacks the slice of the prediction."""
+        name = "evaluations/accuracy"
+        split = self.labels(name, "split").index("test")
+        weighting = self.labels(name, "weighting").index("global")
+        column = self.labels(name, "prediction").index(prediction)
+        return self.metrics[name][:, :, split, weighting, column]
+
+    def title(self) -> str:
+        """One line that says which run this is."""
+        job = self.job
+        topology = job.topology.kind + (" (induced)" if job.topology.scope == "induced" else "")
+        graph = "no exchange" if not self.graphs else topology
+        reached = f"round {self.last_round} of {job.train.rounds}"
+        return f"{job.name}: {job.method.name}, {graph}, {count_of(len(self.agents), 'agent')}, {reached}"
+
+
+def count_of(count: int, noun: str) -> str:
+    """1 agent, 1,000 agents, 2 modalities."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"
