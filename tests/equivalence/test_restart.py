@@ -1,0 +1,130 @@
+"""Stop, start again, on as many ranks as there happen to be: the end is that of the run that was never stopped."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from launch import child_environment, run
+from runs import command, differences, parameter_distance, result, train
+
+from jobs import write_job
+from parse_mpi.storage.checkpoint import load_newest
+from parse_mpi.storage.metrics import read_metrics
+
+
+def status(out):
+    """Exit code and text of `parse-mpi status`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "parse_mpi", "status", str(out)], capture_output=True, text=True, env=child_environment()
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("topology", ["ring", "random-gossip"])
+def test_stopped_and_resumed_on_other_rank_counts_equals_uninterrupted(tmp_path, topology):
+    path = write_job(tmp_path, {"mode": "exact", "topology": {"kind": topology}})
+    train(path, tmp_path / "whole", 2)
+    out = tmp_path / "parts"
+    train(path, out, 2, "--stop-after", "4")  # not a multiple of checkpoint.every nor of evaluate.every
+    assert status(out)[0] == 75
+    assert "round 4 of 12" in status(out)[1]
+    train(path, out, 3, "--stop-after", "7")
+    outcome = train(path, out, 1)
+    assert "resuming after round 7" in outcome.logs[0]
+    assert status(out)[0] == 0
+    whole, parts = result(tmp_path / "whole"), result(out)
+    # A stop evaluates the round that it ends with, so that the stopped run has those evaluations more.
+    rounds = parts["evaluations/round"]
+    kept = [list(rounds).index(r) for r in whole["evaluations/round"]]
+    assert set(rounds) - set(whole["evaluations/round"]) == {4, 7}
+    parts |= {name: array[kept] for name, array in parts.items() if name.startswith("evaluations/")}
+    assert differences(whole, parts) == []
+    assert len(read_metrics(out)["ranks/round"]) == 12
+
+
+def test_fast_resumes_within_tolerance_and_on_the_same_ranks_to_the_bit(tmp_path):
+    path = write_job(tmp_path)
+    train(path, tmp_path / "whole", 2)
+    for name, ranks in (("same", 2), ("other", 1)):
+        train(path, tmp_path / name, 2, "--stop-after", "5")
+        train(path, tmp_path / name, ranks)
+    whole = result(tmp_path / "whole")
+    assert parameter_distance(whole, result(tmp_path / "same")) == 0
+    assert parameter_distance(whole, result(tmp_path / "other")) <= 1e-4
+
+
+def test_more_rounds_go_on_and_a_finished_run_is_left_alone(tmp_path):
+    path, out = write_job(tmp_path, {"mode": "exact"}), tmp_path / "run"
+    train(path, out, 1, "--set", "train.rounds=5")
+    again = train(path, out, 2, "--set", "train.rounds=5")
+    assert "all 5 rounds are done" in again.logs[0]
+    train(path, out, 1)
+    train(path, tmp_path / "whole", 1)
+    assert differences(result(tmp_path / "whole"), result(out)) == []
+
+
+def test_another_job_in_the_same_directory_is_refused_and_fresh_keeps_the_old_run(tmp_path):
+    path, out = write_job(tmp_path), tmp_path / "run"
+    train(path, out, 1, "--set", "train.rounds=2")
+    before = result(out)
+    refused = run(1, command(path, out, "--set", "method.beta=0.25"), tmp_path / "logs")
+    assert refused.code == 5
+    assert "method.beta: 0.5 -> 0.25" in refused.logs[0]
+    assert "--fresh" in refused.logs[0]
+    assert differences(before, result(out)) == []
+    train(path, out, 1, "--fresh", "--set", "method.beta=0.25", "--set", "train.rounds=2")
+    assert differences(before, result(tmp_path / "run.previous-1")) == []
+    assert differences(before, result(out)) != []
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path):
+    path, out = write_job(tmp_path, {"mode": "exact"}), tmp_path / "run"
+    train(path, tmp_path / "whole", 1)
+    train(path, out, 2, "--stop-after", "10")
+    shard = next((out / "checkpoints" / "round-000010").glob("shard-*.h5"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    outcome = train(path, out, 2)
+    assert "round-000010 is not used" in outcome.logs[0]
+    assert "resuming after round 5" in outcome.logs[0]
+    assert differences(result(tmp_path / "whole"), result(out)) == []
+
+
+def test_without_a_checkpoint_that_can_be_trusted_nothing_starts_over(tmp_path):
+    path, out = write_job(tmp_path), tmp_path / "run"
+    train(path, out, 1, "--stop-after", "5")
+    (out / "checkpoints" / "round-000005" / "manifest.json").write_text("{}")
+    refused = run(1, command(path, out), tmp_path / "logs")
+    assert refused.code == 5
+    assert "none of 1 checkpoints can be trusted" in refused.logs[0]
+    assert load_newest(out)[0] is None
+
+
+def test_other_data_under_the_same_job_is_refused(tmp_path):
+    from jobs import write_dataset
+
+    data = write_dataset(tmp_path / "abc.h5")
+    kinds = [{"modalities": ["a", "b"], "count": 2}]
+    path = write_job(tmp_path, {"data": {"source": {"hdf5": str(data)}}, "agents": kinds})
+    train(path, tmp_path / "run", 1, "--stop-after", "3")
+    write_dataset(data, count=250)
+    refused = run(1, command(path, tmp_path / "run"), tmp_path / "logs")
+    assert refused.code == 5
+    assert "other data" in refused.logs[0]
+
+
+def test_provenance_lists_every_launch(tmp_path):
+    import yaml
+
+    path, out = write_job(tmp_path), tmp_path / "run"
+    train(path, out, 1, "--stop-after", "2")
+    train(path, out, 2, "--stop-after", "4")
+    launches = yaml.safe_load((out / "provenance.yaml").read_text())
+    assert [(len(launch["ranks"]), launch["first_round"]) for launch in launches] == [(1, 0), (2, 2)]
+    assert set(launches[0]["versions"]) >= {"torch", "numpy", "mpi4py", "h5py", "mpi", "python", "parse_mpi"}
+    assert json.loads((out / "state.json").read_text())["status"] == "stopped"
+    log = (out / "log" / "rank-0001.log").read_text()
+    assert re.search(r"resuming after round 2", log)
