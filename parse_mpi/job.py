@@ -178,7 +178,7 @@ class Encoder(Section):
     """One encoder per modality. mlp: flatten, then Linear, LayerNorm and ReLU per entry of `hidden`."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (128,)
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (256,)
 
 
 # -- training, evaluation, storage -----------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Optimiser(Section):
     """sgd, with heavy-ball momentum where `momentum` is above 0 (torch.optim.SGD's convention)."""
 
     name: Literal["sgd"] = "sgd"
-    lr: Positive = 0.1
+    lr: Positive = 0.05
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
 

@@ -15,7 +15,7 @@ BASE = {
     "topology": {"kind": "ring"},
     "method": {"name": "parse", "slices": {"unique": 8, "redundant": 8, "synergistic": 8}},
     "encoder": {"hidden": [16]},
-    "train": {"rounds": 12, "batch_size": 96},
+    "train": {"rounds": 12, "batch_size": 96, "optimiser": {"lr": 0.1}},
     "evaluate": {"every": 5},
     "checkpoint": {"every": 5},
 }
@@ -55,7 +55,12 @@ def write_dataset(path: Path, shapes=None, classes=4, count=240) -> Path:
 
 
 def make_trainer(folder: Path, changes=None, world=None):
-    """(trainer, plan, data set) of a job on the ranks of `world`, by default this process alone."""
+    """(trainer, plan, data set) of a small job on the ranks of `world`, by default this process alone."""
+    return trainer_of(write_job(folder, changes), folder, world=world)
+
+
+def trainer_of(path: Path, folder: Path, *overrides: str, world=None):
+    """The same of any job file; nothing is written unless the trainer saves, and then into `folder`."""
     import torch
     from mpi4py import MPI
 
@@ -67,7 +72,7 @@ def make_trainer(folder: Path, changes=None, world=None):
     from parse_mpi.run.session import build_trainer
 
     world = world or World(MPI.COMM_SELF)
-    jobfile = load_job(write_job(folder, changes))
+    jobfile = load_job(path, overrides)
     dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
     plan = make_plan(jobfile, dataset, world.size)
     display = Display(world.rank, folder, plan)

@@ -56,6 +56,8 @@ def run_job(world: World, request: Request) -> RunState:
     Raises ParseMpiError on every rank alike for all that a user can mend.
     """
     job = request.jobfile.job
+    stop = StopRequest()
+    stop.listen()
     use_threads(job.mode)
     dataset = load_dataset(job.data, job.seed)
     plan = make_plan(request.jobfile, dataset, world.size)
@@ -80,7 +82,7 @@ def run_job(world: World, request: Request) -> RunState:
     if world.rank == 0:
         add_launch(run.provenance_path, request.command, seats, first_round, job.seed)
         trainer.recorder.write_tables(dataset)
-    return _train(world, run, request, trainer, display, first_round)
+    return _train(world, run, request, trainer, stop, display, first_round)
 
 
 def use_threads(mode: str) -> None:
@@ -189,7 +191,13 @@ def _finished(world: World, run: RunDirectory, rounds: int, display: Display) ->
 
 
 def _train(
-    world: World, run: RunDirectory, request: Request, trainer: Trainer, display: Display, first_round: int
+    world: World,
+    run: RunDirectory,
+    request: Request,
+    trainer: Trainer,
+    stop: StopRequest,
+    display: Display,
+    first_round: int,
 ) -> RunState:
     rounds, state = trainer.plan.job.train.rounds, RunState(round=0, rounds=0, status="running")
 
@@ -200,8 +208,6 @@ def _train(
             run.write_state(state)
 
     last_round = min(rounds, request.stop_after or rounds)
-    stop = StopRequest()
-    stop.listen()
     keep(first_round)
     try:
         reason = trainer.train(first_round, last_round, stop, display.progress, keep)

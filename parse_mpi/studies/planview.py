@@ -165,6 +165,7 @@ def _notes(plan: Plan) -> Iterable[str]:
     yield f"communicators: {via.count('neighbour') + 1} (MPICH allows 2,043): the world and one per neighbourhood graph"
     if "p2p" in via:
         yield "p2p: the union of this graph's links is far denser than a round, so rows go by Isend/Irecv"
+    yield from _alignment(plan)
     if plan.job.device == "auto":
         yield "devices: chosen at the start, a GPU by local rank where there is one, else the CPU"
     if isinstance(plan.job.data.source, PidSourceKey):
@@ -173,6 +174,17 @@ def _notes(plan: Plan) -> Iterable[str]:
         yield f"information about the label in bits: {bits}"
         for kind in plan.kinds:
             yield f"best reachable accuracy of {'+'.join(kind)}: {best_accuracy(source, kind):.4f}"
+
+
+def _alignment(plan: Plan) -> Iterable[str]:
+    """Only multimodal agents align, so that on a modality's graph the weight is diluted (docs/method.md, 1.3)."""
+    weights = {agent.id: plan.method.alignment_weight(agent.modalities, plan.agents) for agent in plan.agents}
+    shown = []
+    for m in plan.shapes:
+        holders = [agent.id for agent in plan.agents if m in agent.modalities]
+        if holders:
+            shown.append(f"{m} {np.mean([weights[i] for i in holders]):.3g}")
+    yield f"effective weight of the alignment term, mean over a modality's holders: {', '.join(shown)}"
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -1,0 +1,63 @@
+"""Do agents learn what they could? On data with a measured ceiling, and on data whose best accuracy is known."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import trainer_of
+
+from parse_mpi.data.pid import best_accuracy
+
+ROOT = Path(__file__).parents[2]
+REAL_DATA = ROOT.parent / "shared" / "data"
+SEEDS = (0, 1, 2)
+POOLED = ("method.name=local", "data.partition={kind: iid}")  # one agent that has all training samples
+
+
+def accuracy_by_kind(folder, job, *overrides):
+    """Train a ready job to its end in this process: mean test accuracy of the ensemble by kind of agent."""
+    trainer, plan, _ = trainer_of(ROOT / "jobs" / f"{job}.yaml", folder, *overrides)
+    for k in range(plan.job.train.rounds):
+        trainer.train_round(k, False)
+    ensemble = trainer.evaluator.accuracy()[np.argsort(trainer.group.ids), 1, 0, 0]
+    return {"+".join(kind): ensemble[[a.id for a in plan.agents if a.modalities == kind]].mean() for kind in plan.kinds}
+
+
+def mean_over_seeds(folder, job, *overrides):
+    runs = [accuracy_by_kind(folder, job, f"seed={seed}", *overrides) for seed in SEEDS]
+    return {kind: float(np.mean([run[kind] for run in runs])) for kind in runs[0]}
+
+
+def test_quickstart_comes_near_the_pooled_ceiling_and_far_above_local(tmp_path):
+    """Multimodal agents within 3 points of a model that saw all samples, unimodal ones within 5; local 10 below."""
+    parse = mean_over_seeds(tmp_path, "quickstart")
+    local = mean_over_seeds(tmp_path, "quickstart", "method.name=local")
+    pooled = {}
+    for kind in parse:
+        agents = f"agents=[{{modalities: [{kind.replace('+', ', ')}], count: 1}}]"
+        pooled |= mean_over_seeds(tmp_path, "quickstart", *POOLED, agents)
+    print(f"parse {parse}\npooled {pooled}\nlocal {local}")
+    for kind in parse:
+        assert pooled[kind] - parse[kind] <= (0.03 if "+" in kind else 0.05), kind
+        assert parse[kind] - local[kind] >= 0.10, kind
+
+
+def test_every_kind_comes_within_two_points_of_the_best_on_generated_data(tmp_path):
+    made = mean_over_seeds(tmp_path, "pid")
+    source = trainer_of(ROOT / "jobs" / "pid.yaml", tmp_path)[1].job.data.source.pid
+    print(made)
+    for kind, accuracy in made.items():
+        assert best_accuracy(source, kind.split("+")) - accuracy <= 0.02, kind
+
+
+@pytest.mark.parametrize("job", ["mfeat", "utd-mhad"])
+def test_ready_jobs_on_real_data_learn_far_more_than_local(tmp_path, monkeypatch, job):
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no data sets in {os.path.relpath(REAL_DATA, ROOT)}; they are not part of the project")
+    monkeypatch.setenv("PARSE_MPI_DATA", str(REAL_DATA))
+    parse = accuracy_by_kind(tmp_path, job, "train.rounds=200")
+    local = accuracy_by_kind(tmp_path, job, "train.rounds=200", "method.name=local")
+    print(f"parse {parse}\nlocal {local}")
+    for kind in parse:
+        assert parse[kind] - local[kind] >= 0.10, kind
