@@ -4,6 +4,8 @@ from pathlib import Path
 
 import yaml
 
+ROOT_JOBS = Path(__file__).parents[1] / "jobs"
+
 BASE = {
     "name": "small",
     "data": {"source": "digits", "partition": {"kind": "dirichlet", "alpha": 0.5}},

@@ -23,7 +23,7 @@ from parse_mpi.methods.base import LOSS_TERMS, Agent
 from parse_mpi.model.network import Output
 from parse_mpi.plan import Plan
 
-STACK = 64  # agents of one kind that run together: bounds the memory of activations; larger stacks gain nothing
+STACK = 32  # agents of one kind that run together: bounds the memory of activations; larger stacks gain nothing
 
 # Gradients are views of the gradient rows, so a stacked leaf's strides differ from what autograd would allocate.
 # It accumulates into them correctly; only its advice about speed does not apply.

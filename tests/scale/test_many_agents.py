@@ -1,0 +1,61 @@
+"""Many agents on one machine: they train, and the memory they need is what `plan` said."""
+
+import json
+import sys
+
+import pytest
+from launch import run
+
+from jobs import ROOT_JOBS
+
+KINDS = ("agents.0.count", "agents.1.count", "agents.2.count")
+MEASURE = """
+import json, sys
+from pathlib import Path
+from parse_mpi.exchange.world import World
+from parse_mpi.jobfile import load_job
+from parse_mpi.run.session import Request, run_job
+
+job, out, result, *overrides = sys.argv[1:]
+world = World.connect()
+run_job(world, Request(load_job(Path(job), overrides), Path(out), False, None, []))
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+Path(f"{result}-{world.rank}").write_text(json.dumps(peak))
+"""
+
+
+def peaks_and_estimates(folder, count):
+    """Measured peak bytes and the plan's RankMemory of both ranks, with `count` agents of each kind."""
+    from parse_mpi.data.sources import load_dataset
+    from parse_mpi.jobfile import load_job
+    from parse_mpi.plan import make_plan
+    from parse_mpi.studies.memory import rank_memory
+
+    overrides = ["train.rounds=5", "data.partition.min_per_agent=1", *(f"{key}={count}" for key in KINDS)]
+    job, out = ROOT_JOBS / "quickstart.yaml", folder / f"run-{count}"
+    script = [sys.executable, "-c", MEASURE, job, out, folder / f"peak-{count}", *overrides]
+    outcome = run(2, list(map(str, script)), folder / f"logs-{count}", limit_s=180)
+    assert outcome.code == 0, outcome
+    jobfile = load_job(job, overrides)
+    dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
+    plan = make_plan(jobfile, dataset, 2)
+    peaks = [json.loads((folder / f"peak-{count}-{rank}").read_text()) for rank in range(2)]
+    return peaks, [rank_memory(plan, dataset, rank) for rank in range(2)]
+
+
+def test_300_agents_on_2_ranks_need_the_memory_that_plan_says(tmp_path):
+    few, few_estimates = peaks_and_estimates(tmp_path, 100)
+    many, estimates = peaks_and_estimates(tmp_path, 250)
+    for peak, estimate in zip(few + many, few_estimates + estimates, strict=True):
+        print(f"peak {peak / 1e6:.0f} MB, estimate {estimate.total / 1e6:.0f} MB", estimate)
+        assert estimate.total == pytest.approx(peak, rel=0.15)
+    # What an agent beyond full stacks costs is its rows, gradients, optimiser state, ghosts and samples.
+    for rank in range(2):
+        agents = 3 * (250 - 100) / 2
+        measured = (many[rank] - few[rank]) / agents
+        counted = [
+            e.rows + e.gradients + e.optimiser + e.exchange + e.data for e in (few_estimates[rank], estimates[rank])
+        ]
+        own = (counted[1] - counted[0]) / agents
+        print(f"a further agent: measured {measured / 1e3:.0f} kB, its own {own / 1e3:.0f} kB")
+        assert own * 0.8 <= measured <= own * 1.2
