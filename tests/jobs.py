@@ -56,12 +56,12 @@ def write_dataset(path: Path, shapes=None, classes=4, count=240) -> Path:
     return path
 
 
-def make_trainer(folder: Path, changes=None, world=None):
+def make_trainer(folder: Path, changes=None, world=None, device="cpu"):
     """(trainer, plan, data set) of a small job on the ranks of `world`, by default this process alone."""
-    return trainer_of(write_job(folder, changes), folder, world=world)
+    return trainer_of(write_job(folder, changes), folder, world=world, device=device)
 
 
-def trainer_of(path: Path, folder: Path, *overrides: str, world=None):
+def trainer_of(path: Path, folder: Path, *overrides: str, world=None, device="cpu"):
     """The same of any job file; nothing is written unless the trainer saves, and then into `folder`."""
     import torch
     from mpi4py import MPI
@@ -78,5 +78,5 @@ def trainer_of(path: Path, folder: Path, *overrides: str, world=None):
     dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
     plan = make_plan(jobfile, dataset, world.size)
     display = Display(world.rank, folder, plan)
-    trainer = build_trainer(world, plan, dataset, folder, torch.device("cpu"), display)
+    trainer = build_trainer(world, plan, dataset, folder, torch.device(device), display)
     return trainer, plan, dataset

@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore", message="grad and param do not obey the gradie
 class Unit:
     """Agents of one kind that run as one: their network, and leaves that view their rows.
 
-    index: local agent indices, int64 [A] (stacked) or [] (loop).
+    index: local agent indices, int64 [A] on the device (stacked) or [] on the CPU (loop: read without waiting).
     """
 
     modalities: tuple[str, ...]
@@ -109,7 +109,7 @@ class Engine(ABC):
             modalities=first.modalities,
             network=self._skeleton(first.modalities),
             parameters=parameters,
-            index=torch.tensor(group[0] if one else group, device=self.device),
+            index=torch.tensor(group[0]) if one else torch.tensor(group, device=self.device),
             alignment_weight=self.plan.method.alignment_weight(first.modalities, self.plan.agents),
         )
 

@@ -50,6 +50,8 @@ def take_seat(world: World, wanted: str, agents: int) -> tuple[torch.device, lis
             "or set device: auto."
         )
     device = torch.device("cuda", local_rank % count) if count else torch.device("cpu")
+    if count:
+        torch.cuda.set_device(device)  # so that nothing, pinned memory included, opens a context on another GPU
     threads = torch.get_num_threads()
     seat = Seat(
         rank=world.rank,

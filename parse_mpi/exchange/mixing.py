@@ -66,5 +66,5 @@ def add_differences(values: Tensor, change: Tensor, sums: DeviceSums) -> None:
         for source, weight in sums.turns:
             head = slice(len(source))
             torch.index_select(columns, 0, source, out=difference[head])
-            total[head] += difference[head].sub_(own[head]).mul_(weight)
+            total[head].add_(difference[head].sub_(own[head]).mul_(weight))
         change[sums.targets, start : start + block] = total

@@ -74,7 +74,7 @@ class GraphExchange:
 
     def mix_boundary(self) -> None:
         """Sum the neighbours of all other agents, then give every row its change."""
-        received = self._receive.to(self.device)
+        received = self._receive.to(self.device, non_blocking=True)  # done before MPI writes it again: see _pack
         for rows, (start, stop) in zip(self.slices, self.columns, strict=True):
             count = len(rows.agents)
             rows.values[count : count + len(received)] = received[:, start:stop]
@@ -108,10 +108,14 @@ class GraphExchange:
         """Host buffer with the rows to send, all slices of an agent side by side."""
         if len(self._send) != len(index):
             self._send = self._host_buffer(len(index))
+        # Rows of a GPU come side by side on the GPU: only a contiguous copy goes straight into pinned memory.
+        packed = self._send if self.device.type == "cpu" else torch.empty_like(self._send, device=self.device)
         for rows, (start, stop) in zip(self.slices, self.columns, strict=True):
-            self._send[:, start:stop].copy_(rows.local[index], non_blocking=True)
+            packed[:, start:stop] = rows.local[index]
         if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # MPI reads host memory, which must be complete
+            self._send.copy_(packed, non_blocking=True)
+            # MPI reads and writes host memory: all copies from and to it must be complete.
+            torch.cuda.current_stream(self.device).synchronize()
         return self._send
 
     def _host_buffer(self, rows: int) -> Tensor:

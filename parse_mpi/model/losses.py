@@ -6,7 +6,7 @@ loop engine and the agents in the stacked one. Masks are 1 for samples that coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,8 +43,8 @@ def contrastive(
     M, B = z["redundant"].shape[-3:-1]
     anchor, other = zip(*((m, n) for m in range(M) for n in range(M) if m != n), strict=True)
     r, u, s = (normalize(z[t], dim=-1) for t in ("redundant", "unique", "synergistic"))
-    r_anchor = r[..., anchor, :, :]  # [..., pairs, B, d]
-    logits = r_anchor @ r[..., other, :, :].transpose(-1, -2)  # [..., pairs, B, B], positives on the diagonal
+    r_anchor = _of(r, anchor)  # [..., pairs, B, d]
+    logits = r_anchor @ _of(r, other).transpose(-1, -2)  # [..., pairs, B, B], positives on the diagonal
 
     positive = torch.eye(B, dtype=torch.bool, device=r.device)
     counts = mask_B.bool().unsqueeze(-2)  # [..., 1, B]: may sample k be a negative of anchor j
@@ -52,9 +52,15 @@ def contrastive(
         counts = counts & (y_B.unsqueeze(-1) != y_B.unsqueeze(-2))
     logits = logits.masked_fill(~(counts | positive).unsqueeze(-3), -torch.inf)
     if hard_negatives != "none":
-        near = [z_near[..., index, :, :] for z_near in (u, s) for index in (anchor, other)]
+        near = [_of(z_near, index) for z_near in (u, s) for index in (anchor, other)]
         hard = torch.stack([(r_anchor * z_near).sum(-1) for z_near in near], -1)
         logits = torch.cat([logits, hard.square() if hard_negatives == "squared" else hard], -1)
     logits = logits / temperature
     loss = logits.logsumexp(-1) - logits.diagonal(dim1=-2, dim2=-1)  # the diagonal of the first B columns
     return masked_mean(loss, mask_B.unsqueeze(-2)).mean(-1)
+
+
+def _of(z: Tensor, index: Sequence[int]) -> Tensor:
+    """Modalities of z [..., M, B, d] by index; not z[..., index, :, :], which makes a GPU wait for the index."""
+    by_modality = z.unbind(-3)
+    return torch.stack([by_modality[m] for m in index], -3)

@@ -68,10 +68,11 @@ class Evaluator:
         for start in range(0, len(self.y[split]), SAMPLES):
             part = slice(start, start + SAMPLES)
             y = self.y[split][part]
-            one_hot = torch.nn.functional.one_hot(y, self.plan.class_count)
+            one_hot = torch.nn.functional.one_hot(y, self.plan.class_count).float()
             logits = self.group.engine.predict(unit, {m: x[part] for m, x in self.x[split].items()})
             for name, values in logits.items():
-                right = (values.argmax(-1) == y).long().reshape(-1, len(y)) @ one_hot
+                # CUDA has no product of integers; sums of SAMPLES ones are exact in float32.
+                right = ((values.argmax(-1) == y).float().reshape(-1, len(y)) @ one_hot).long()
                 total[name] = total[name] + right if name in total else right
         return {name: right.cpu().numpy() for name, right in total.items()}
 

@@ -25,8 +25,8 @@ def snapshot(group: AgentGroup) -> list[AgentArray]:
         order = np.argsort(rows.agents)
         for key, matrix in rows.matrices().items():
             in_order = bool((np.diff(order) == 1).all())
-            values = (matrix if in_order else matrix[torch.from_numpy(order).to(matrix.device)]).cpu().numpy()
-            arrays.append(AgentArray(f"slices/{name}/{key}", rows.agents[order], values))
+            values = matrix.cpu().numpy()
+            arrays.append(AgentArray(f"slices/{name}/{key}", rows.agents[order], values if in_order else values[order]))
     ids = np.sort(group.ids)
     arrays.append(AgentArray("agents/steps", ids, np.full(len(ids), group.steps, np.int64)))
     return arrays

@@ -70,7 +70,14 @@ class Mixer:
     """The slice rows and the exchange of one case on one world, laid out as a run would."""
 
     def __init__(
-        self, world: World, case: Case, via: str = "neighbour", dtype: str = "float32", tag: int = 0, seed: int = 0
+        self,
+        world: World,
+        case: Case,
+        via: str = "neighbour",
+        dtype: str = "float32",
+        tag: int = 0,
+        seed: int = 0,
+        device: str = "cpu",
     ):
         self.world = world
         rank_of = case.rank_of if world.size > 1 else np.zeros_like(case.rank_of)
@@ -81,7 +88,7 @@ class Mixer:
         self.slices: dict[str, SliceRows] = {}
         if len(held):
             for name, layout in layouts.items():
-                rows = SliceRows(name, layout, held, ghosts, (), getattr(torch, dtype), torch.device("cpu"))
+                rows = SliceRows(name, layout, held, ghosts, (), getattr(torch, dtype), torch.device(device))
                 rows.local[:] = torch.from_numpy(case.values[name][np.searchsorted(holders, held)])
                 rows.gradients.fill_(torch.nan)  # what a backward pass left there must not matter
                 self.slices[name] = rows
@@ -108,6 +115,6 @@ class Mixer:
         for name, width in self.widths.items():
             rows = self.slices.get(name)
             ids = rows.agents if rows else np.empty(0, np.int64)
-            local = rows.local.numpy() if rows else np.empty((0, width), self.dtype)
+            local = rows.local.cpu().numpy() if rows else np.empty((0, width), self.dtype)
             gathered[name] = self.world.gather_agents(ids, local)
         return gathered
