@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "equivalence")]
+sys.path.insert(0, str(ROOT / "tests"))
 
 from plain_parse import PlainParse  # noqa: E402
-
-from jobs import trainer_of  # noqa: E402
+from small_jobs import trainer_of  # noqa: E402
 
 ROUNDS, WARM_UP = 20, 3
 

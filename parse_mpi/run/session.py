@@ -69,6 +69,8 @@ def run_job(world: World, request: Request) -> RunState:
     display = Display(world.rank, run.log_dir, plan)
     first_round = _prepare(world, run, request, plan, display)
     display.start(seat_lines(seats), oversubscription(seats), first_round, run.path)
+    if job.mode == "exact" and device.type == "cuda":
+        display.warn("mode: exact is proven on CPUs; a GPU may choose other kernels, and so other bits, by rank count")
     if request.stop_after is not None and first_round >= request.stop_after:
         display.say(f"{run.path}: stands at round {first_round}, which is not before --stop-after {request.stop_after}")
         return RunState(round=first_round, rounds=job.train.rounds, status="stopped", exit_code=EXIT_OK)

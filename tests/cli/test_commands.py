@@ -7,8 +7,7 @@ import sys
 
 import pytest
 from launch import ROOT, child_environment
-
-from jobs import write_dataset, write_job
+from small_jobs import write_dataset, write_job
 
 QUICKSTART = "jobs/quickstart.yaml"
 

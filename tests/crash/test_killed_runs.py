@@ -6,8 +6,8 @@ import signal
 import pytest
 from launch import Launch
 from runs import command, differences, result, train
+from small_jobs import write_job
 
-from jobs import write_job
 from parse_mpi.storage.checkpoint import load_newest
 
 CHANGES = {"mode": "exact", "checkpoint": {"every": 1}, "train": {"rounds": 12}}

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from plain_parse import PlainParse
-
-from jobs import make_trainer, write_dataset
+from small_jobs import make_trainer, write_dataset
 
 BOUNDS = {"float32": 1e-5, "float64": 1e-10}  # relative Frobenius norm per slice after 20 rounds
 

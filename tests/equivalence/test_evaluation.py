@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from plain_parse import PlainParse
+from small_jobs import make_trainer
 
-from jobs import make_trainer
 from parse_mpi.data.dataset import TEST, VALIDATION
 from parse_mpi.model.heads import prediction_names
 from parse_mpi.run.evaluation import components, consensus_distances

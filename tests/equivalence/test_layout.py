@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from runs import differences, parameter_distance, result, train
+from small_jobs import write_dataset, write_job
 
-from jobs import write_dataset, write_job
 from parse_mpi.storage.metrics import read_metrics
 
 RANKS = (1, 2, 3, 4)

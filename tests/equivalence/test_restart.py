@@ -8,8 +8,8 @@ import sys
 import pytest
 from launch import child_environment, run
 from runs import command, differences, parameter_distance, result, train
+from small_jobs import write_job
 
-from jobs import write_job
 from parse_mpi.storage.checkpoint import load_newest
 from parse_mpi.storage.metrics import read_metrics
 
@@ -104,7 +104,7 @@ def test_without_a_checkpoint_that_can_be_trusted_nothing_starts_over(tmp_path):
 
 
 def test_other_data_under_the_same_job_is_refused(tmp_path):
-    from jobs import write_dataset
+    from small_jobs import write_dataset
 
     data = write_dataset(tmp_path / "abc.h5")
     kinds = [{"modalities": ["a", "b"], "count": 2}]

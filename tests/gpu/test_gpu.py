@@ -14,8 +14,8 @@ from mixing_cases import Mixer, draw_cases
 from mpi4py import MPI
 from plain_parse import PlainParse
 from runs import parameter_distance, result, train
+from small_jobs import make_trainer, write_job
 
-from jobs import make_trainer, write_job
 from parse_mpi.exchange import mixing
 from parse_mpi.exchange.routing import make_route
 from parse_mpi.exchange.world import World

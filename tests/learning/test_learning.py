@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_jobs import trainer_of
 
-from jobs import trainer_of
 from parse_mpi.data.pid import best_accuracy
 
 ROOT = Path(__file__).parents[2]

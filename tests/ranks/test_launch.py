@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from launch import Launch, run
+from small_jobs import write_job
 
-from jobs import write_job
 from parse_mpi.cli import main
 from parse_mpi.errors import EXIT_OK, EXIT_TO_BE_CONTINUED
 from parse_mpi.exchange.world import expected_size

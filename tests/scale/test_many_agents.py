@@ -5,8 +5,7 @@ import sys
 
 import pytest
 from launch import run
-
-from jobs import ROOT_JOBS
+from small_jobs import ROOT_JOBS
 
 KINDS = ("agents.0.count", "agents.1.count", "agents.2.count")
 MEASURE = """

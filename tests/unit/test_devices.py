@@ -9,8 +9,8 @@ import pytest
 import torch
 from launch import child_environment
 from mpi4py import MPI
+from small_jobs import write_job
 
-from jobs import write_job
 from parse_mpi.errors import LaunchError
 from parse_mpi.exchange.devices import Seat, oversubscription, take_seat
 from parse_mpi.exchange.world import World
