@@ -7,14 +7,34 @@ ones answer at once on a login node without a GPU or an MPI launcher.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parse_mpi import __version__
-from parse_mpi.errors import EXIT_OK, EXIT_TO_BE_CONTINUED, EXIT_UNEXPECTED, ParseMpiError
+from parse_mpi.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_TO_BE_CONTINUED,
+    EXIT_UNEXPECTED,
+    DataError,
+    JobError,
+    LaunchError,
+    ParseMpiError,
+    Problem,
+    counted,
+)
 
+if TYPE_CHECKING:
+    from parse_mpi.data.dataset import Dataset
+    from parse_mpi.jobfile import JobFile, Provisional
+    from parse_mpi.plan import Plan
+
+INTERRUPTED_RUN = "interrupted; to go on from the newest checkpoint, start the same command again"
 DESCRIPTION = """\
 Train many decentralised multimodal agents with PARSE on MPI ranks.
 
@@ -35,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParseMpiError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,38 +94,42 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_job(options: argparse.Namespace) -> int:
-    from parse_mpi.data.sources import load_dataset
-    from parse_mpi.plan import make_plan
-
-    jobfile = _load(options)
-    make_plan(jobfile, load_dataset(jobfile.job.data, jobfile.job.seed), options.ranks)
+    _load_plan(options)
     print(f"{options.job}: sound")
     return EXIT_OK
 
 
 def plan_job(options: argparse.Namespace) -> int:
-    from parse_mpi.data.sources import load_dataset
-    from parse_mpi.plan import make_plan
     from parse_mpi.studies.planview import print_plan
 
-    jobfile = _load(options)
-    dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
-    print_plan(make_plan(jobfile, dataset, options.ranks), dataset, options.agents)
+    _, dataset, plan = _load_plan(options)
+    print_plan(plan, dataset, options.agents)
     return EXIT_OK
 
 
 def run_job(options: argparse.Namespace) -> int:
-    """Train on all ranks. An error that all ranks share ends quietly everywhere; any other ends the whole launch."""
-    from parse_mpi.exchange.world import World, abort
-    from parse_mpi.run.session import Request
-    from parse_mpi.run.session import run_job as run
+    """Train on all ranks. An error that all ranks share ends quietly everywhere; any other ends the whole launch.
 
+    Once MPI is up, a rank must not just leave: the library would have it wait for the others at the exit.
+    """
     try:
+        from parse_mpi.exchange.abort import abort
+    except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where it finds no library
+        what = "; ".join(str(error).splitlines())
+        raise LaunchError(f"MPI can't be used: {what}.\nTo see what is missing: parse-mpi doctor") from error
+    try:
+        from parse_mpi.exchange.world import World
+        from parse_mpi.run.session import Request
+        from parse_mpi.run.session import run_job as run
+
         world = World.connect()
         request = Request(_load(options), options.out, options.fresh, options.stop_after, sys.argv)
         state = run(world, request)
     except ParseMpiError as error:
-        abort(f"error: {error}", error.exit_code)
+        trace = traceback.format_exc() if os.environ.get("PARSE_MPI_TRACE") else ""
+        abort(f"{trace}error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        abort(INTERRUPTED_RUN, EXIT_INTERRUPTED)
     except BaseException:
         abort(traceback.format_exc(), EXIT_UNEXPECTED)
     return state.exit_code or EXIT_OK
@@ -112,11 +139,15 @@ def show_status(options: argparse.Namespace) -> int:
     from parse_mpi.storage.rundir import RunDirectory
 
     run = RunDirectory(options.run)
+    run.require()
     state = run.read_state()
     if state is None:
-        print(f"{run.path}: no run has started here")
+        print(f"{run.path}: started, but no state has been written; start the same command again to go on")
         return EXIT_TO_BE_CONTINUED
     because = f" ({state.reason})" if state.reason else ""
+    if state.status == "running":
+        because = f", last written {_age(state.time)} ago ({state.time}); "
+        because += "if no such job runs, start the same command again to go on"
     print(f"{run.path}: {state.status} at round {state.round} of {state.rounds}{because}")
     if state.status == "finished":
         return EXIT_OK
@@ -135,6 +166,18 @@ def examine(options: argparse.Namespace) -> int:
     from parse_mpi.run.doctor import examine as examine_environment
 
     return examine_environment()
+
+
+def _age(time: str) -> str:
+    """How long ago an ISO 8601 time was, in its largest whole unit."""
+    seconds = max(0, int((_now() - datetime.fromisoformat(time)).total_seconds()))
+    sizes = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
+    unit = next((unit for unit, size in sizes.items() if seconds >= size), "second")
+    return counted(seconds // sizes[unit], unit)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 def _round(text: str) -> int:
@@ -156,10 +199,53 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _load(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _load(options: argparse.Namespace) -> JobFile:
     from parse_mpi.jobfile import load_job
 
     return load_job(options.job, options.set)
+
+
+def _load_plan(options: argparse.Namespace) -> tuple[JobFile, Dataset, Plan]:
+    """What check and plan share. Raises one JobError with all that schema, data, graphs and ranks show together."""
+    from parse_mpi.data.sources import load_dataset
+    from parse_mpi.jobfile import UnsoundJobError, in_reading_order
+    from parse_mpi.plan import make_plan
+
+    try:
+        jobfile = _load(options)
+    except UnsoundJobError as error:
+        further = _further_problems(error.provisional, options.ranks) if error.provisional else ()
+        raise JobError(in_reading_order([*error.problems, *further])) from None
+    dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
+    return jobfile, dataset, make_plan(jobfile, dataset, options.ranks)
+
+
+def _further_problems(provisional: Provisional, ranks: int) -> Sequence[Problem]:
+    """Problems that would show once those of the job file itself are mended."""
+    from parse_mpi.data.sources import load_dataset
+    from parse_mpi.plan import make_plan
+
+    jobfile = provisional.jobfile
+    try:
+        dataset = load_dataset(jobfile.job.data, jobfile.job.seed) if provisional.source_known else _stand_in(jobfile)
+        make_plan(jobfile, dataset, ranks if provisional.agents_known else 1)
+    except DataError as error:
+        return [Problem(jobfile.where("data", "source"), str(error))]
+    except JobError as error:
+        return error.problems
+    return ()
+
+
+def _stand_in(jobfile: JobFile) -> Dataset:
+    """Data that fit any agents: every modality that they name, and a sample for each of them."""
+    import numpy as np
+
+    from parse_mpi.data.dataset import Dataset
+
+    agents = jobfile.job.agents
+    count = sum(entry.count for entry in agents)
+    modalities = {m: np.zeros((count, 1), np.float32) for entry in agents for m in entry.modalities}
+    return Dataset("stand-in", modalities, np.zeros(count, np.int64), np.zeros(count, np.uint8), ("any",))
 
 
 if __name__ == "__main__":

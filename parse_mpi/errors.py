@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 EXIT_OK = 0
 EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 130  # Ctrl-C, as a shell tells it: 128 + SIGINT
 EXIT_TO_BE_CONTINUED = 75  # EX_TEMPFAIL: `parse-mpi status` of a run that stopped before its last round
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 agent`, `2 agents`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 class ParseMpiError(Exception):
@@ -38,8 +44,7 @@ class JobError(ParseMpiError):
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
-        count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''} in the job:"
+        head = f"{counted(len(self.problems), 'problem')} in the job:"
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
 
 

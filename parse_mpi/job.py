@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+from parse_mpi.errors import counted
+
+# Limits are far beyond what is useful, and low enough that nothing overflows: gradients are guarded at 1e30, so with
+# lr <= 1e3 and momentum <= 0.999 no float32 row can leave its range (3e38) in one step.
+Positive = Annotated[float, Field(gt=0.0, le=1e3)]
+Weight = Annotated[float, Field(ge=0.0, le=1e3)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Section(BaseModel):
@@ -32,8 +35,8 @@ class PidSource(Section):
     unique_bits: tuple[Annotated[int, Field(ge=0, le=4)], Annotated[int, Field(ge=0, le=4)]] = (1, 1)
     synergistic_bits: Annotated[int, Field(ge=0, le=4)] = 1
     noise: Positive = 0.4
-    features: Annotated[int, Field(ge=1)] = 16
-    samples: Annotated[int, Field(ge=10)] = 12_000
+    features: Annotated[int, Field(ge=1, le=10_000)] = 16
+    samples: Annotated[int, Field(ge=10, le=1_000_000)] = 12_000
 
     @model_validator(mode="after")
     def _bits_fit(self) -> PidSource:
@@ -42,7 +45,7 @@ class PidSource(Section):
             raise ValueError(f"the label has {label_bits} bits in all; it can have 1 to 8")
         widest = self.redundant_bits + max(self.unique_bits) + self.synergistic_bits
         if self.features < widest:
-            raise ValueError(f"features: {self.features} dimensions can't hold {widest} orthonormal bits")
+            raise ValueError(f"features: {counted(self.features, 'dimension')} can't hold {widest} orthonormal bits")
         return self
 
 
@@ -146,10 +149,10 @@ class ParseMethod(Network):
     """PARSE (arXiv 2601.10012): slices, the contrastive term, and which of them travels where."""
 
     name: Literal["parse"]
-    beta: NonNegative = 0.5
-    temperature: Positive = 0.5
-    ensemble_weight: NonNegative = 1.0
-    head_weight: NonNegative = 1.0
+    beta: Weight = 0.5
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 0.5
+    ensemble_weight: Weight = 1.0
+    head_weight: Weight = 1.0
     hard_negatives: Literal["cosine", "squared", "none"] = "cosine"
     mask_same_label: bool = False
     beta_scale: Literal["none", "holders"] = "none"
@@ -189,8 +192,8 @@ class Optimiser(Section):
 
     name: Literal["sgd"] = "sgd"
     lr: Positive = 0.05
-    momentum: Fraction = 0.9
-    weight_decay: NonNegative = 0.0
+    momentum: Annotated[float, Field(ge=0.0, le=0.999)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
 
 class Train(Section):
@@ -207,7 +210,7 @@ class Evaluate(Section):
 
 class Checkpoint(Section):
     every: Count = 50
-    keep: Annotated[int, Field(ge=2, description="the newest may be the one that a crash damaged")] = 2
+    keep: Annotated[int, Field(ge=2, le=1_000_000, description="the newest may be the one that a crash damaged")] = 2
 
 
 class Exchange(Section):
@@ -224,7 +227,7 @@ class Job(Section):
     """A whole job file, resolved: every default filled in."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data = Data()
     agents: Annotated[tuple[AgentKind, ...], Field(min_length=1)]
     topology: Topology
@@ -239,10 +242,11 @@ class Job(Section):
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    @model_validator(mode="after")
-    def _exact_needs_the_loop(self) -> Job:
-        if self.mode == "exact" and self.engine == "stacked":
+    @field_validator("engine")
+    @classmethod
+    def _exact_needs_the_loop(cls, engine: str, others: ValidationInfo) -> str:
+        if others.data.get("mode") == "exact" and engine == "stacked":
             raise ValueError(
                 "mode: exact needs engine: loop; the last bits of stacked agents depend on who else is stacked"
             )
-        return self
+        return engine

@@ -66,7 +66,7 @@ def _blame(document: Document, schema: type[BaseModel], error: ErrorDetails, key
     if kind in ("missing", "union_tag_not_found"):
         document.blame(keys, f"`{dotted(keys)}` is missing; it must be {_describe(allowed)}")
     elif kind == "extra_forbidden":
-        homes = [dotted(path[:-1]) or "the top level" for path in _key_paths(schema) if path[-1] == keys[-1]]
+        homes = [dotted(path[:-1]) or "the top level" for path in key_paths(schema) if path[-1] == keys[-1]]
         hint = key_hint(str(keys[-1]), list(_fields(allowed)), list(dict.fromkeys(homes)))
         document.blame(keys, f"unknown key `{dotted(keys)}`", hint)
     elif kind == "value_error":
@@ -177,12 +177,12 @@ def _meant(branches: Sequence[Any], value: Value) -> type[BaseModel] | None:
     return best[0] if len(best) == 1 else None
 
 
-def _key_paths(annotation: Any, above: KeyPath = ()) -> Iterator[KeyPath]:
+def key_paths(annotation: Any, above: KeyPath = ()) -> Iterator[KeyPath]:
     """Every key path that the schema knows, lists left out."""
     for branch in _branches(annotation):
         for name, field in _fields(branch).items():
             yield (*above, name)
-            yield from _key_paths(field, (*above, name))
+            yield from key_paths(field, (*above, name))
 
 
 # -- what an annotation allows, in words -----------------------------------------------------------------------------
@@ -221,17 +221,19 @@ def _describe_list(entries: tuple[Any, ...], limits: Sequence[Any]) -> str:
 def _limits(limits: Sequence[Any]) -> Iterator[str]:
     for limit in limits:
         if isinstance(limit, Ge):
-            yield f"at least {limit.ge:g}"
+            yield f"at least {_number(limit.ge)}"
         elif isinstance(limit, Gt):
-            yield f"above {limit.gt:g}"
+            yield f"above {_number(limit.gt)}"
         elif isinstance(limit, Le):
-            yield f"at most {limit.le:g}"
+            yield f"at most {_number(limit.le)}"
         elif isinstance(limit, Lt):
-            yield f"below {limit.lt:g}"
+            yield f"below {_number(limit.lt)}"
         elif pattern := getattr(limit, "pattern", None):
             yield f"matching {pattern}"
-        elif getattr(limit, "allow_inf_nan", True) is False:
-            yield "finite"
+
+
+def _number(limit: Any) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def _value_hint(allowed: Any, value: object) -> str:

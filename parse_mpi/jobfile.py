@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,12 +14,17 @@ from pydantic import ValidationError
 
 from parse_mpi.errors import JobError, Problem
 from parse_mpi.job import Hdf5Source, Job
-from parse_mpi.joberrors import blame_all, dotted, key_hint, show
+from parse_mpi.joberrors import blame_all, dotted, key_hint, key_paths, show
 from parse_mpi.yamlfile import Document, KeyPath, Value, parse_yaml, place_of, read_yaml, write_yaml
 
 PACKAGE_DIR = Path(__file__).parent
 SHIPPED_DIRS = (PACKAGE_DIR, PACKAGE_DIR.parent)  # jobs/ and topologies/ lie in the one in a wheel, in the other here
 BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "exchange", "device")
+LEAVING_OUT_TRIES = 10  # a value, the list that it leaves empty, the section that needs it, ...
+AGENTS: KeyPath = ("agents",)
+SOURCE: KeyPath = ("data", "source")
+PARTITION: KeyPath = ("data", "partition")
+DECIDE_GRAPHS: tuple[KeyPath, ...] = (AGENTS, SOURCE, ("topology",), ("method", "name"), ("seed",))
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,31 @@ class JobFile:
         return place_of(self.lines, keys)
 
 
+@dataclass(frozen=True)
+class Provisional:
+    """What is left of a job without all that is wrong with it, to look for further problems in.
+
+    No problem of it comes from what was left out, as long as data are asked for only if `source_known`, and ranks are
+    counted only if `agents_known`.
+    """
+
+    jobfile: JobFile
+    agents_known: bool
+    source_known: bool
+
+
+class UnsoundJobError(JobError):
+    """All problems that the files themselves show. provisional: what is left without them; None if that is no job."""
+
+    def __init__(self, problems: Sequence[Problem], provisional: Provisional | None):
+        super().__init__(problems)
+        self.provisional = provisional
+
+
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
-    """Read a job file, then apply overrides `key.path=value` in their order; raises JobError with all problems.
+    """Read a job file, then apply overrides `key.path=value` in their order.
+
+    Raises UnsoundJobError with all problems, or JobError where there is nothing that could be read as a job.
 
     `topology: NAME` is replaced by what its file says, and a relative data.source.hdf5 by an absolute path.
     """
@@ -50,14 +78,15 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         _override(document, document.value, override, path.parent)
     _read_topology(document, document.value, path.parent)
     _find_hdf5(document, document.value, path.parent)
-    try:
-        # As JSON, because strict validation takes lists for tuples there, and a whole number for a float.
-        job = Job.model_validate_json(json.dumps(document.value), strict=True)
-    except ValidationError as error:
-        blame_all(document, Job, error.errors(include_url=False))
-    if document.problems:
-        raise JobError(sorted(document.problems, key=_reading_order))
+    job = _validate(document)
+    if job is None or document.problems:
+        raise UnsoundJobError(in_reading_order(document.problems), _provisional(document, path))
     return JobFile(job, path, document.lines)
+
+
+def in_reading_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, by file and line; those of overrides come first."""
+    return sorted(dict.fromkeys(problems), key=_reading_order)
 
 
 def dump_job(job: Job) -> str:
@@ -74,6 +103,16 @@ def job_digest(job: Job) -> str:
 def changed_keys(old: Job, new: Job) -> list[str]:
     """What makes two digests differ, as `key.path: old -> new`."""
     return [f"{dotted(keys)}: {was} -> {is_now}" for keys, was, is_now in _changes(_trajectory(old), _trajectory(new))]
+
+
+def _validate(document: Document) -> Job | None:
+    """The document's value as a job; None, and problems of the document, where it is none."""
+    try:
+        # As JSON, because strict validation takes lists for tuples there, and a whole number for a float.
+        return Job.model_validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        blame_all(document, Job, error.errors(include_url=False))
+        return None
 
 
 def _trajectory(job: Job) -> dict[str, Value]:
@@ -118,6 +157,7 @@ def _override(document: Document, settings: dict[str, Value], override: str, job
     if not equals or not all([first, *rest]):
         hint = "for example --set train.optimiser.lr=0.05"
         document.problems.append(Problem(f"--set {override}", "an override is key.path=value", hint))
+        document.unsure.add(())
         return
     keys: KeyPath = (first, *(int(key) if key.isdecimal() and len(key) < 10 else key for key in rest))
     if first == "topology" and rest and isinstance(settings.get(first), str):
@@ -127,6 +167,7 @@ def _override(document: Document, settings: dict[str, Value], override: str, job
         settings[first] = _replaced(settings.get(first), keys, 1, given.value)
     except JobError as error:
         document.problems.extend(error.problems)
+        document.unsure.add(keys)
     else:
         document.graft(keys, given)
 
@@ -139,13 +180,97 @@ def _replaced(value: Value, keys: KeyPath, depth: int, new: Value) -> Value:
     if isinstance(value, list) and isinstance(key, int) and key < len(value):
         return [*value[:key], _replaced(value[key], keys, depth + 1, new), *value[key + 1 :]]
     if isinstance(value, list):
-        what, hint = f"`{above}` has no entry {key}", f"its {len(value)} entries are counted from 0"
+        what, hint = (
+            f"`{above}` has no entry {key}",
+            "its 1 entry is counted from 0" if len(value) == 1 else f"its {len(value)} entries are counted from 0",
+        )
     elif isinstance(key, str) and (value is None or isinstance(value, dict)):
         entries = value or {}
         return {**entries, key: _replaced(entries.get(key), keys, depth + 1, new)}
     else:
         what, hint = f"`{above}` is {show(value)} and has no `{key}`", f"set all of it: --set '{above}=...'"
     raise JobError([Problem(f"--set {dotted(keys)}", what, hint)])
+
+
+# -- a job without what is wrong with it ----------------------------------------------------------------------------
+
+
+def _provisional(document: Document, path: Path) -> Provisional | None:
+    """Leave out what is wrong, then what is wrong without that, and so on until a job is left."""
+    value, lines = document.value, document.lines
+    wrong, unsure = set(document.wrong), document.wrong | document.unsure
+
+    def doubtful(section: KeyPath) -> bool:
+        return any(_concerns(keys, section, document.lines) for keys in unsure)
+
+    for _ in range(LEAVING_OUT_TRIES):
+        if () in wrong | unsure:
+            break
+        lines = {_shifted(keys, wrong): place for keys, place in lines.items() if not _is_within(keys, wrong)}
+        value = _with_stand_ins(
+            _without(value, wrong), any(map(doubtful, DECIDE_GRAPHS)), any(map(doubtful, (AGENTS, SOURCE, PARTITION)))
+        )
+        attempt = Document(value, lines)
+        if job := _validate(attempt):
+            return Provisional(JobFile(job, path, lines), not doubtful(AGENTS), not doubtful(SOURCE))
+        wrong = {keys if _is_there(value, keys) else keys[:-1] for keys in attempt.wrong}
+        unsure |= attempt.wrong
+    return None
+
+
+def _concerns(wrong: KeyPath, section: KeyPath, lines: Mapping[KeyPath, str]) -> bool:
+    """Whether a wrong path lies in, at or above a section, or is an unknown key that may stand for it."""
+    depth = len(wrong)
+    if wrong[: len(section)] == section[:depth]:
+        return True
+    is_sibling = wrong[:-1] == section[: depth - 1] and section[:depth] not in lines
+    return is_sibling and wrong not in key_paths(Job)
+
+
+def _with_stand_ins(value: Value, any_graphs: bool, any_partition: bool) -> Value:
+    """A job's value with harmless entries for what a job must have, and for graphs and partition if they may be any."""
+    assert isinstance(value, dict)
+    settings: dict[str, Value] = {"name": "provisional", "method": {"name": "parse"}, **value}
+    agents, data = settings.get("agents"), settings.get("data")
+    if isinstance(agents, list):
+        settings["agents"] = [{"count": 1, **entry} if isinstance(entry, dict) else entry for entry in agents]
+    if any_graphs:
+        settings["topology"] = {"kind": "complete"}
+    if any_partition:
+        settings["data"] = {**(data if isinstance(data, dict) else {}), "partition": {"min_per_agent": 1}}
+    return settings
+
+
+def _without(value: Value, wrong: Set[KeyPath], keys: KeyPath = ()) -> Value:
+    """A value, which stands at `keys`, without the entries at `wrong` paths."""
+    if isinstance(value, dict):
+        return {k: _without(entry, wrong, (*keys, k)) for k, entry in value.items() if (*keys, k) not in wrong}
+    if isinstance(value, list):
+        return [_without(entry, wrong, (*keys, k)) for k, entry in enumerate(value) if (*keys, k) not in wrong]
+    return value
+
+
+def _shifted(keys: KeyPath, wrong: Set[KeyPath]) -> KeyPath:
+    """Where a path leads once the list entries at `wrong` paths are gone."""
+    gone = [
+        sum((*keys[:n], k) in wrong for k in range(key)) if isinstance(key, int) else 0 for n, key in enumerate(keys)
+    ]
+    return tuple(key - less if isinstance(key, int) else key for key, less in zip(keys, gone, strict=True))
+
+
+def _is_within(keys: KeyPath, wrong: Set[KeyPath]) -> bool:
+    return any(keys[:length] in wrong for length in range(1, len(keys) + 1))
+
+
+def _is_there(value: Value, keys: KeyPath) -> bool:
+    for key in keys:
+        if isinstance(value, dict) and key in value:
+            value = value[str(key)]
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return False
+    return True
 
 
 # -- other files that a job names ------------------------------------------------------------------------------------

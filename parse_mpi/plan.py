@@ -16,13 +16,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_mpi.data.dataset import TRAIN, Dataset
+from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
 from parse_mpi.data.partition import partition
-from parse_mpi.errors import DataError, JobError, Problem
+from parse_mpi.errors import DataError, JobError, Problem, counted
 from parse_mpi.job import Job
 from parse_mpi.jobfile import JobFile, job_digest
 from parse_mpi.methods import make_method
-from parse_mpi.methods.base import Agent, Method, SliceSpec
+from parse_mpi.methods.base import ALL, MULTIMODAL, Agent, Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
 from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
 
@@ -82,13 +82,13 @@ class Plan:
 def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     """Build the plan, or raise JobError with every problem that only data, graphs or ranks can show."""
     job = jobfile.job
-    problems = _agent_problems(jobfile, dataset)
-    if problems:
-        raise JobError(problems)
+    ranks_problems = _rank_problems(sum(entry.count for entry in job.agents), ranks)
+    if problems := _agent_problems(jobfile, dataset):
+        raise JobError(problems + ranks_problems)
     agents = make_agents(job, dataset)
     method = make_method(job.method)
     slices, graphs = _share_graphs(job, method.slices(agents), len(agents))
-    problems = _graph_problems(jobfile, agents, graphs) + _rank_problems(len(agents), ranks)
+    problems = _graph_problems(jobfile, agents, graphs) + ranks_problems
     samples: tuple[NDArray[np.int64], ...] = ()
     try:
         samples = _deal_samples(job, dataset, len(agents))
@@ -109,6 +109,19 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
         ranks=ranks,
         digest=hashlib.sha256(f"{job_digest(job)}:{dataset.digest()}".encode()).hexdigest(),
     )
+
+
+def data_warnings(plan: Plan, dataset: Dataset) -> list[str]:
+    """What is allowed but worth knowing before a run: empty splits, classes that nobody trains on."""
+    warnings = []
+    for name, split in (("validation", VALIDATION), ("test", TEST)):
+        if not len(dataset.indices(split)):
+            warnings.append(f"{dataset.name} has no {name} samples: accuracy on them is not reported")
+    trained = np.bincount(dataset.labels[dataset.indices(TRAIN)], minlength=plan.class_count)
+    if missing := np.flatnonzero(trained == 0).tolist():
+        names = ", ".join(dataset.class_names[c] for c in missing[:8]) + (", …" if len(missing) > 8 else "")
+        warnings.append(f"no training sample has the class {names}: no agent can learn it")
+    return warnings
 
 
 def make_agents(job: Job, dataset: Dataset) -> tuple[Agent, ...]:
@@ -150,7 +163,7 @@ def _share_graphs(
 
 
 def _plainness(name: str) -> tuple[bool, bool, str]:
-    return name != "all", name != "multimodal", name
+    return name != ALL, name != MULTIMODAL, name
 
 
 def _deal_samples(job: Job, dataset: Dataset, agent_count: int) -> tuple[NDArray[np.int64], ...]:
@@ -210,5 +223,5 @@ def _brief(agents: Sequence[int]) -> str:
 def _rank_problems(agent_count: int, ranks: int) -> list[Problem]:
     if 1 <= ranks <= agent_count:
         return []
-    what = f"{ranks} ranks can't share {agent_count} agents: every rank hosts at least one"
+    what = f"{counted(ranks, 'rank')} can't share {counted(agent_count, 'agent')}: every rank hosts at least one"
     return [Problem("ranks", what, f"start 1 to {agent_count} ranks, or raise the agents' counts")]

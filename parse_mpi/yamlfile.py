@@ -37,13 +37,15 @@ _CORE_SCHEMA = {
 class Document:
     """What a YAML text says, the place of every key path, and what is wrong.
 
-    A path in `wrong` has its problem already, so nothing more need be said of it or of what lies under it.
+    A path in `wrong` has its problem already, so nothing more need be said of it or of what lies under it. A path in
+    `unsure` has a problem that kept something meant for it, or for something under it, out of the value.
     """
 
     value: Value
     lines: dict[KeyPath, str]
     problems: list[Problem] = field(default_factory=list)
     wrong: set[KeyPath] = field(default_factory=set)
+    unsure: set[KeyPath] = field(default_factory=set)
 
     def blame(self, keys: KeyPath, what: str, hint: str = "", where: str = "") -> None:
         """Add a problem with the value at `keys`, unless that value has been blamed already."""
@@ -65,6 +67,7 @@ class Document:
             self.lines.setdefault(keys[:length], other.lines[()])
         self.problems += other.problems
         self.wrong |= {(*keys, *path) for path in other.wrong}
+        self.unsure |= {(*keys, *path) for path in other.unsure}
 
 
 def place_of(lines: Mapping[KeyPath, str], keys: KeyPath) -> str:
@@ -195,6 +198,7 @@ class _Reader:
             here = self.place_of(key_node)
             if not isinstance(key_node, yaml.ScalarNode) or not key_node.value.isprintable():
                 self.document.problems.append(Problem(here, "a key must be one plain word"))
+                self.document.unsure.add(keys)
             elif key_node.value in entries:
                 first = entries[key_node.value][1]
                 what = f"`{key_node.value}` stands here a second time; the first is at {first}"

@@ -11,6 +11,10 @@ from torch import Tensor
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.job import Optimiser
 
+# A gradient beyond this counts as not finite: with lr at most 1,000 no smaller one can make a float32 row or its
+# momentum overflow in a step, so that what is sent and saved is finite without looking at every row again.
+LARGEST_GRADIENT = 1e30
+
 
 @dataclass(frozen=True)
 class Sgd:
@@ -36,14 +40,15 @@ class Sgd:
 
 @torch.no_grad()
 def guarded_step(optimiser: Sgd, slices: Iterable[tuple[SliceRows, Tensor]], finite_A: Tensor) -> None:
-    """One optimiser step that leaves agents with a non-finite gradient exactly as they were.
+    """One optimiser step that leaves agents whose gradient is not finite, or as good as that, exactly as they were.
 
     slices: each slice with the local index int64 [rows] of the agent in every row. finite_A: bool [A] over local
-    agents, cleared here for every agent whose gradient or loss is not finite.
+    agents, false where the loss is not finite, and cleared here for agents with such a gradient.
     """
     pairs = list(slices)
     for rows, agent in pairs:
-        finite_A[agent] &= torch.isfinite(rows.gradients.sum(1))
+        g = rows.gradients  # a NaN wins both amax and amin, and fails both comparisons
+        finite_A[agent] &= (g.amax(1) <= LARGEST_GRADIENT) & (g.amin(1) >= -LARGEST_GRADIENT)
     if bool(finite_A.all()):
         for rows, _ in pairs:
             optimiser.step(rows)

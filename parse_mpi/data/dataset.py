@@ -8,21 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 SPLIT_NAMES = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
-
-
-class DataShapes(NamedTuple):
-    """What planning needs to know of a data set: sample shape per modality, classes, samples per split."""
-
-    modalities: dict[str, tuple[int, ...]]
-    class_count: int
-    split_sizes: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -46,14 +37,6 @@ class Dataset:
     def class_count(self) -> int:
         return len(self.class_names)
 
-    @property
-    def shapes(self) -> DataShapes:
-        return DataShapes(
-            modalities={name: values.shape[1:] for name, values in self.modalities.items()},
-            class_count=self.class_count,
-            split_sizes=split_sizes(self.split),
-        )
-
     def indices(self, split: int) -> NDArray[np.int64]:
         """Ascending row numbers of one split (TRAIN, VALIDATION or TEST)."""
         return np.flatnonzero(self.split == split)
@@ -72,9 +55,3 @@ class Dataset:
             total.update(repr((name, values.dtype.str, values.shape)).encode())
             total.update(np.ascontiguousarray(values).data)
         return total.hexdigest()
-
-
-def split_sizes(split: NDArray[np.integer]) -> tuple[int, int, int]:
-    """Samples of the training, validation and test split."""
-    train, validation, test = (int(np.count_nonzero(split == code)) for code in (TRAIN, VALIDATION, TEST))
-    return train, validation, test

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_mpi.data.dataset import SPLIT_NAMES, TRAIN, Dataset, DataShapes, split_sizes
+from parse_mpi.data.dataset import SPLIT_NAMES, TRAIN, Dataset
 from parse_mpi.errors import DataError
 
 FLOATS, INTEGERS = "f", "iu"
@@ -46,14 +46,6 @@ def read_dataset(path: Path) -> Dataset:
         groups=tables.groups,
         attributes=tables.attributes,
     )
-
-
-def read_shapes(path: Path) -> DataShapes:
-    """Shapes of the file's data set; checks all but the values of the modalities, which aren't read."""
-    with _opened(path) as (file, problems):
-        tables = _read_tables(file, problems)
-        shapes = {name: tuple(array.shape[1:]) for name, array in tables.modalities.items()}
-    return DataShapes(shapes, len(tables.class_names), split_sizes(tables.split))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""From the data section of a job to the data set itself, or only to its shapes."""
+"""From the data section of a job to the data set itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from parse_mpi.data.dataset import Dataset, DataShapes
+from parse_mpi.data.dataset import Dataset
 from parse_mpi.data.digits import load_digits
-from parse_mpi.data.hdf5 import read_dataset, read_shapes
-from parse_mpi.data.pid import generate_pid, pid_shapes
+from parse_mpi.data.hdf5 import read_dataset
+from parse_mpi.data.pid import generate_pid
 from parse_mpi.job import Data, Hdf5Source, PidSourceKey
 
 
@@ -23,18 +23,3 @@ def load_dataset(data: Data, seed: int) -> Dataset:
             return generate_pid(source, seed)
         case "digits":
             return load_digits(seed)
-
-
-def modality_shapes(data: Data) -> DataShapes:
-    """Sample shape per modality, number of classes and samples per split: quick, no modality of a file is read.
-
-    Needs no seed because no shape depends on one. DataError as in `load_dataset`, for all that can be told without
-    the modalities' values.
-    """
-    match data.source:
-        case Hdf5Source(hdf5=path):
-            return read_shapes(Path(path))
-        case PidSourceKey(pid=source):
-            return pid_shapes(source)
-        case "digits":
-            return load_digits(seed=0).shapes

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 import torch
 from mpi4py import MPI
 
-from parse_mpi.errors import LaunchError
+from parse_mpi.errors import LaunchError, counted
+from parse_mpi.exchange.host import usable_cores
 from parse_mpi.exchange.world import World
 
 
@@ -71,8 +72,8 @@ def take_seat(world: World, wanted: str, agents: int) -> tuple[torch.device, lis
 def seat_lines(seats: list[Seat]) -> list[str]:
     """One line a rank: rank, host, device, threads, agents."""
     return [
-        f"rank {s.rank:>3}  {s.host}  {s.device} ({s.device_name})  {s.threads} thread{'s' if s.threads > 1 else ''}  "
-        f"{s.agents} agents"
+        f"rank {s.rank:>3}  {s.host}  {s.device} ({s.device_name})  "
+        f"{counted(s.threads, 'thread')}  {counted(s.agents, 'agent')}"
         for s in seats
     ]
 
@@ -96,8 +97,3 @@ def oversubscription(seats: list[Seat]) -> list[str]:
                 "OMP_NUM_THREADS"
             )
     return warnings
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

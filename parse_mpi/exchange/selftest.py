@@ -119,10 +119,10 @@ def _collective(
     outgoing, incoming = ([len(rows) for rows in side.values()] for side in (send, expected))
     received = np.zeros((sum(incoming), ROW_BYTES), np.uint8)
     ring.Ineighbor_alltoallv(
-        [np.concatenate(list(send.values())), (outgoing, _starts(outgoing)), row],
-        [received, (incoming, _starts(incoming)), row],
+        [np.concatenate(list(send.values())), outgoing, row],
+        [received, incoming, row],
     ).Wait()
-    return dict(zip(expected, np.split(received, _starts(incoming)[1:]), strict=True))
+    return dict(zip(expected, np.split(received, np.cumsum(incoming)[:-1]), strict=True))
 
 
 def _pairs(
@@ -133,7 +133,3 @@ def _pairs(
     requests += [comm.Isend([rows, len(rows), row], peer) for peer, rows in send.items()]
     MPI.Request.Waitall(requests)
     return received
-
-
-def _starts(counts: list[int]) -> list[int]:
-    return [0, *np.cumsum(counts[:-1], dtype=np.int64).tolist()]

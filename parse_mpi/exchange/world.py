@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -18,7 +16,6 @@ from parse_mpi.errors import LaunchError
 # Variables by which a launcher tells how many ranks it started, the most specific first: Slurm's PMI sets PMI_SIZE for
 # the daemons that an Open MPI launcher starts by srun, and its ranks inherit that.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS")
-ABORT_PATIENCE_S = 1.0
 JSON = Any
 
 
@@ -160,19 +157,3 @@ def check_size(size: int, environment: dict[str, str], library: str) -> None:
         "(its bin folder, see `parse-mpi doctor`), or under Slurm another `srun --mpi=` "
         "(pmi2 for MPICH, pmix for Open MPI; `srun --mpi=list` shows what there is)."
     )
-
-
-def abort(message: str, code: int) -> NoReturn:
-    """Print the message and end this process, and with it all ranks of the launch; does not return.
-
-    Rank 0 speaks first: an error that all ranks share is then printed once, and another rank's own error still is.
-    """
-    world = MPI.COMM_WORLD
-    if world.rank:
-        time.sleep(ABORT_PATIENCE_S)
-        message = f"rank {world.rank}: {message}"
-    print(message, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    if world.size > 1:
-        world.Abort(code)
-    sys.exit(code)

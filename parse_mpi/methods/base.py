@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from parse_mpi.job import Encoder
     from parse_mpi.model.network import Output
 
+# Names of graphs that are no modality's: a modality's name has no space, so that none can be mistaken for another.
+ALL, MULTIMODAL = "all agents", "multimodal agents"
 LOSS_TERMS = ("total", "ensemble", "heads", "contrastive")
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parse_mpi.job import Encoder, ParseMethod
-from parse_mpi.methods.base import Agent, SliceSpec
+from parse_mpi.methods.base import ALL, MULTIMODAL, Agent, SliceSpec
+from parse_mpi.model.names import module_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +31,15 @@ class Parse:
         for m in modalities:
             holders = tuple(agent.id for agent in agents if m in agent.modalities)
             both = tuple(i for i in multimodal if i in set(holders))
-            encoder = (f"encoders.{m}.trunk.", f"encoders.{m}.unique_redundant.")
+            key = module_key(m)
+            encoder = (f"encoders.{key}.trunk.", f"encoders.{key}.unique_redundant.")
             table.append(self._slice(f"encoder[{m}]", encoder, holders, m))
-            table.append(self._slice(f"unique_head[{m}]", (f"unique_heads.{m}.",), holders, m))
-            table.append(self._slice(f"synergy[{m}]", (f"encoders.{m}.synergistic.",), both, f"multimodal {m}"))
-        table.append(self._slice("redundant_head", ("redundant_head.",), everyone, "all"))
-        table.append(self._slice("synergy_head", ("synergy_head.",), multimodal, "multimodal"))
+            table.append(self._slice(f"unique_head[{m}]", (f"unique_heads.{key}.",), holders, m))
+            table.append(
+                self._slice(f"synergy[{m}]", (f"encoders.{key}.synergistic.",), both, f"multimodal holders of {m}")
+            )
+        table.append(self._slice("redundant_head", ("redundant_head.",), everyone, ALL))
+        table.append(self._slice("synergy_head", ("synergy_head.",), multimodal, MULTIMODAL))
         return tuple(spec for spec in table if spec.holders)
 
     def _slice(self, name: str, parameters: tuple[str, ...], holders: tuple[int, ...], graph: str) -> SliceSpec:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from parse_mpi.job import Encoder, Network
 from parse_mpi.model.encoders import FissionEncoder, make_trunk
+from parse_mpi.model.names import module_key
 from parse_mpi.seeding import derive_seed
 
 
@@ -31,8 +32,8 @@ class Output(NamedTuple):
 class AgentNetwork(nn.Module):
     """Encoders and heads of an agent that holds `shapes` (modality -> sample shape).
 
-    Sub-modules carry the names that methods/ cuts into slices: `encoders.<m>.trunk`, `.unique_redundant`,
-    `.synergistic`, `unique_heads.<m>`, `redundant_head`, `synergy_head`. Each is drawn from a random stream of its
+    Sub-modules carry the names that methods/ cuts into slices: `encoders.<key>.trunk`, `.unique_redundant`,
+    `.synergistic`, `unique_heads.<key>`, `redundant_head`, `synergy_head`. Each is drawn from a random stream of its
     own, f(seed, slice), so that all holders of a slice start equal whatever else they hold.
     """
 
@@ -43,18 +44,19 @@ class AgentNetwork(nn.Module):
         widths = options.slices
         multimodal = len(shapes) > 1
         self.modalities = tuple(shapes)
+        self.keys = tuple(module_key(m) for m in shapes)
         self.pool = options.pool
         self.encoders = nn.ModuleDict()
         self.unique_heads = nn.ModuleDict()
-        for m, shape in shapes.items():
+        for (m, shape), key in zip(shapes.items(), self.keys, strict=True):
             with seeded(seed, f"encoder[{m}]"):
                 trunk = make_trunk(encoder, shape)
                 unique_redundant = nn.Linear(trunk.width, widths.unique + widths.redundant)
             with seeded(seed, f"synergy[{m}]"):
                 synergistic = nn.Linear(trunk.width, widths.synergistic) if multimodal else None
             with seeded(seed, f"unique_head[{m}]"):
-                self.unique_heads[m] = nn.Linear(widths.unique, class_count)
-            self.encoders[m] = FissionEncoder(trunk, unique_redundant, widths.unique, synergistic)
+                self.unique_heads[key] = nn.Linear(widths.unique, class_count)
+            self.encoders[key] = FissionEncoder(trunk, unique_redundant, widths.unique, synergistic)
         with seeded(seed, "redundant_head"):
             self.redundant_head = nn.Linear(widths.redundant, class_count)
         with seeded(seed, "synergy_head"):
@@ -64,11 +66,13 @@ class AgentNetwork(nn.Module):
 
     def forward(self, x: Mapping[str, Tensor]) -> Output:
         """x: modality -> [B, *sample]."""
-        u, r, s = zip(*(self.encoders[m](x[m]) for m in self.modalities), strict=True)
+        u, r, s = zip(
+            *(self.encoders[key](x[m]) for m, key in zip(self.modalities, self.keys, strict=True)), strict=True
+        )
         z = {"unique": torch.stack(u), "redundant": torch.stack(r)}
         pooled_r = z["redundant"].mean(0, keepdim=True) if self.pool == "mean" else z["redundant"]
         logits = {
-            "unique": torch.stack([self.unique_heads[m](u[k]) for k, m in enumerate(self.modalities)]),
+            "unique": torch.stack([self.unique_heads[key](z_u) for key, z_u in zip(self.keys, u, strict=True)]),
             "redundant": self.redundant_head(pooled_r),
         }
         if self.synergy_head is not None:

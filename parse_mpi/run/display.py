@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from parse_mpi.errors import counted
 from parse_mpi.plan import Plan
 from parse_mpi.run.summary import accuracy_table, cost_lines
 from parse_mpi.run.trainer import Progress
@@ -29,7 +30,6 @@ class Display:
 
     def __init__(self, rank: int, log_dir: Path, plan: Plan):
         self.plan = plan
-        self.log_dir = log_dir
         self.rank = rank
         terminal = sys.stdout.isatty()
         self.console = Console(quiet=rank != 0, highlight=False, width=None if terminal else LOG_WIDTH)
@@ -39,16 +39,14 @@ class Display:
         self._log = logging.getLogger(f"parse_mpi.rank-{rank:04d}")
         self._log.setLevel(logging.INFO)
         self._log.propagate = False
+        self._log.handlers = [_LogFile(log_dir / f"rank-{rank:04d}.log")]
 
     def start(self, seats: Sequence[str], warnings: Sequence[str], first_round: int, run_dir: Path) -> None:
         """Say what is about to run, and where."""
-        handler = logging.FileHandler(self.log_dir / f"rank-{self.rank:04d}.log", encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._log.handlers = [handler]
         job, plan = self.plan.job, self.plan
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(agent.kind for agent in plan.agents).items())
-        ranks = f"{plan.ranks} rank{'s' if plan.ranks > 1 else ''}"
-        self.say(f"{job.name}: {job.method.name}, {len(plan.agents)} agents ({kinds}) on {ranks}, mode {job.mode}")
+        agents, ranks = counted(len(plan.agents), "agent"), counted(plan.ranks, "rank")
+        self.say(f"{job.name}: {job.method.name}, {agents} ({kinds}) on {ranks}, mode {job.mode}")
         for line in seats:
             self.say(f"  {line}")
         for warning in warnings:
@@ -69,12 +67,12 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line for the user and for the log."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
         self._log.info(text)
 
     def warn(self, text: str) -> None:
         """A line that can't be missed."""
-        self.console.print(f"WARNING: {text}", style="bold yellow", markup=False)
+        self.console.print(f"WARNING: {text}", style="bold yellow", markup=False, soft_wrap=True)
         self._log.warning(text)
 
     def stop(self) -> None:
@@ -100,7 +98,7 @@ class Display:
         text = f"round {done:>5}/{self.plan.job.train.rounds}  {shown}  {pace:.1f} ms a round"
         self._log.info(text)
         if self._bar is None:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, soft_wrap=True)
         else:
             self._bar.update(self._task, shown=shown)
 
@@ -108,3 +106,21 @@ class Display:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TimeRemainingColumn())
         return Bar(*columns, *times, TextColumn("{task.fields[shown]}"))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that never gets in the way: nothing before its folder is there, and one line when it can't be written."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if Path(self.baseFilename).parent.is_dir():
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            print(f"WARNING: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)
+        self._failed = True

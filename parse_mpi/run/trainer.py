@@ -72,8 +72,13 @@ class Trainer:
         every checkpoint. Raises NonFiniteError on every rank when an agent's loss or gradient is not finite.
         """
         job = self.plan.job
+        asked_to_stop = False
         for done in range(first_round + 1, last_round + 1):
-            losses, asked_to_stop = self.train_round(done - 1, stop.raised)
+            try:
+                losses, asked_to_stop = self.train_round(done - 1, stop.raised)
+            except NonFiniteError:
+                self.flush()  # the rounds before the one that failed are those to look at
+                raise
             ends = asked_to_stop or done == last_round
             evaluated = self.evaluate(done, losses) if ends or done % job.evaluate.every == 0 else None
             self.recorder.add_round(done, losses, self.timer.take(), self.exchanges)
@@ -84,8 +89,15 @@ class Trainer:
                 self.flush()
             report(Progress(done, evaluated))
             if asked_to_stop:
-                return str(next(filter(None, self.world.all_json(stop.reason))))
-        return ""
+                break
+        if failure := self.recorder.write_ending(self.timer.take()):
+            self.warn(failure)
+        return str(next(filter(None, self.world.all_json(stop.reason)))) if asked_to_stop else ""
+
+    def close(self) -> None:
+        """Give the communicators back; all ranks call it together."""
+        for exchange in self.exchanges:
+            exchange.free()
 
     def train_round(self, round_index: int, stop_raised: bool) -> tuple[Tensor, bool]:
         """One round of the paper: adapt, then combine. Returns mean loss terms [A, T] and the agreed wish to stop."""

@@ -109,6 +109,17 @@ def consolidate(run_dir: Path) -> Path:
     return _consolidated(run_dir)
 
 
+def require_rounds(run_dir: Path, last_round: int) -> None:
+    """Raise StorageError, naming the file or the rounds, unless the segments up to `last_round` are all there."""
+    chain = _read_chain(run_dir)
+    ends = [content.attributes[""]["last_round"] for content in chain]
+    if last_round not in ends or chain[0].attributes[""]["first_round"] != 1:
+        raise StorageError(
+            f"{_folder(run_dir)}: the metrics of rounds 1 to {last_round} are not complete (segments end at rounds "
+            f"{ends}). Put the missing files back, or start over with --fresh (the old run is kept aside)."
+        )
+
+
 # -- joining ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parse_mpi.errors import StorageError
 from parse_mpi.storage.write import storage_errors, sync_directory, write_text
@@ -35,6 +35,13 @@ class RunState(BaseModel):
     exit_code: int | None = None
     time: str = Field(default_factory=_now)
 
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, time: str) -> str:
+        if datetime.fromisoformat(time).tzinfo is None:
+            raise ValueError("no time zone")
+        return time
+
 
 class RunDirectory:
     """The paths of one run. Nothing is made or read before a method is called."""
@@ -50,6 +57,15 @@ class RunDirectory:
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.job_path.is_file()
+
+    def require(self) -> None:
+        """Raise StorageError where no run was started here."""
+        if self.exists():
+            return
+        what = "holds no run (no job.yaml)" if self.path.is_dir() else "there is no such directory"
+        raise StorageError(
+            f"{self.path}: {what}. Check the path, or start a run there: parse-mpi run JOB --out {self.path}"
+        )
 
     def create(self) -> None:
         """Make the directory and its folders; an existing run is left as it is.
@@ -78,13 +94,21 @@ class RunDirectory:
         return previous
 
     def read_state(self) -> RunState | None:
-        """The content of state.json, None before the first write. Raises StorageError where it can't be trusted."""
+        """The content of state.json, None before the first write.
+
+        Raises StorageError where it can't be read or trusted.
+        """
         try:
             return RunState.model_validate_json(self.state_path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
-            raise StorageError(f"{self.state_path}: not the state of a run: {error}") from error
+        except OSError as error:
+            raise StorageError(f"{self.state_path}: can't be read: {error.strerror}; check its permissions.") from error
+        except ValidationError as error:
+            raise StorageError(
+                f"{self.state_path}: not the state of a run: it is damaged, or another version wrote it.\n"
+                "Move it aside and start the same command again: the run goes on from its newest checkpoint."
+            ) from error
 
     def write_state(self, state: RunState) -> None:
         """Replace state.json in one step. Raises StorageError."""

@@ -7,18 +7,25 @@ costs before its first agent is a constant that was measured (docs/benchmarks.md
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+
+import numpy as np
 
 from parse_mpi.agents.engines import STACK
 from parse_mpi.agents.optimisers import Sgd
 from parse_mpi.data.dataset import TEST, VALIDATION, Dataset
+from parse_mpi.data.sampler import widest_batch
 from parse_mpi.exchange.mixing import BLOCK_BYTES
-from parse_mpi.exchange.routing import ghost_bound, make_route
+from parse_mpi.exchange.routing import Route, ghost_bound, make_route
 from parse_mpi.plan import Plan
 from parse_mpi.run.evaluation import SAMPLES
 
-PROCESS_BYTES = 395_000_000  # Python, torch (CPU build), MPI, h5py, scikit-learn and what a run imports, resident
+PROCESS_BYTES = 325_000_000  # Python, torch (CPU build), MPI, h5py and what a run imports, resident
+SCIKIT_LEARN_BYTES = 70_000_000  # which only the digits need
 ACTIVATIONS = 3  # copies of a layer's output that are alive at the peak: forward, backward, and one temporary
+LOGITS = 6  # the same for the logits of the contrastive term, which go through more operations
+HARD_NEGATIVES = 4  # columns beside the batch's own
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,26 @@ class RankMemory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def rank_memory(plan: Plan, dataset: Dataset, rank: int) -> RankMemory:
-    """Estimate of the peak of one rank on a CPU; on a GPU `process` is host memory and the rest lies on the device."""
-    item = 4 if plan.job.dtype == "float32" else 8
+def item_bytes(plan: Plan) -> int:
+    """Bytes of one number in the rows."""
+    return int(np.dtype(plan.job.dtype).itemsize)
+
+
+def first_routes(plan: Plan, rank: int) -> dict[str, Route]:
+    """The rank's routes in the first round, by graph."""
+    local = {agent.id for agent in plan.agents_on(rank)}
+    return {
+        name: make_route(graph.at(0), plan.rank_of, rank, [i for i in graph.agents if i in local])
+        for name, graph in plan.graphs.items()
+    }
+
+
+def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Route]) -> RankMemory:
+    """Estimate of the peak of one rank on a CPU; on a GPU `process` is host memory and the rest lies on the device.
+
+    routes: the rank's `first_routes`.
+    """
+    item = item_bytes(plan)
     local = {agent.id for agent in plan.agents_on(rank)}
     width = {spec.name: plan.layouts[spec.name].width for spec in plan.slices}
     held = {spec.name: len(local.intersection(spec.holders)) for spec in plan.slices}
@@ -48,12 +72,10 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int) -> RankMemory:
     ghosts, buffers = 0, 0
     for name, graph in plan.graphs.items():
         row = sum(width[spec.name] for spec in plan.slices if spec.graph == name) * item
-        route = make_route(graph.at(0), plan.rank_of, rank, [i for i in graph.agents if i in local])
-        bound = ghost_bound(graph, plan.rank_of, rank)
-        ghosts += bound * row
-        buffers += (len(route.ghosts) + len(route.send_rows)) * row
+        ghosts += ghost_bound(graph, plan.rank_of, rank) * row
+        buffers += (len(routes[name].ghosts) + len(routes[name].send_rows)) * row
     return RankMemory(
-        process=PROCESS_BYTES,
+        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if plan.job.data.source == "digits" else 0),
         data=_data_bytes(plan, dataset, rank, item),
         rows=own,
         gradients=own,
@@ -81,11 +103,14 @@ def _activation_bytes(plan: Plan, rank: int, item: int) -> int:
     network, widths = plan.job.method, plan.job.encoder.hidden
     slices = network.slices.unique + network.slices.redundant + network.slices.synergistic
     per_modality = 2 * sum(widths) + 2 * slices + 3 * plan.class_count
+    local = plan.agents_on(rank)
+    batch = widest_batch(plan.sizes()[[agent.id for agent in local]], plan.job.train.batch_size)
     peak = 0
     for kind in plan.kinds:
-        agents = sum(agent.modalities == kind for agent in plan.agents_on(rank))
+        agents = sum(agent.modalities == kind for agent in local)
         stack = min(agents, STACK) if stacked else min(agents, 1)
-        batch = max(plan.job.train.batch_size * ACTIVATIONS, SAMPLES)
-        inputs = sum(math.prod(plan.shapes[m]) for m in kind)
-        peak = max(peak, stack * batch * (len(kind) * per_modality + inputs) * item)
+        sample = len(kind) * per_modality + sum(math.prod(plan.shapes[m]) for m in kind)
+        pairs = len(kind) * (len(kind) - 1) if plan.method.alignment_weight(kind, plan.agents) else 0
+        trained = ACTIVATIONS * batch * sample + LOGITS * pairs * batch * (batch + HARD_NEGATIVES)
+        peak = max(peak, stack * max(trained, SAMPLES * sample) * item)
     return peak

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from scipy.sparse import csr_array
 
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.data.pid import atoms, best_accuracy
-from parse_mpi.exchange.routing import chosen_transport, make_route
+from parse_mpi.errors import counted
+from parse_mpi.exchange.routing import Route, chosen_transport
 from parse_mpi.job import PidSourceKey
-from parse_mpi.plan import Plan
+from parse_mpi.plan import Plan, data_warnings
 from parse_mpi.run.summary import size_text
-from parse_mpi.studies.memory import rank_memory
+from parse_mpi.studies.memory import first_routes, item_bytes, rank_memory
 
 AGENTS_SHOWN = 60  # above that many, agents are summed up by kind unless all are asked for
+PIPED_WIDTH = 160  # columns where the output is no terminal
+MPICH_COMMUNICATORS = 2_043
 
 
 def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
     """Print agents, slices, graphs, traffic and ranks."""
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    console = Console(highlight=False, width=None if Console().is_terminal else PIPED_WIDTH)
     job = plan.job
     console.print(
-        f"{job.name}: method {job.method.name}, {len(plan.agents)} agents on {plan.ranks} ranks, data {dataset.name} "
-        f"({', '.join(f'{m} {list(s)}' for m, s in plan.shapes.items())}; {plan.class_count} classes), "
-        f"{job.train.rounds} rounds x {job.train.local_steps} local steps, mode {job.mode}",
+        f"{job.name}: method {job.method.name}, {counted(len(plan.agents), 'agent')} on {counted(plan.ranks, 'rank')}, "
+        f"data {dataset.name} ({', '.join(f'{m} {list(s)}' for m, s in plan.shapes.items())}; "
+        f"{plan.class_count} classes), {counted(job.train.rounds, 'round')} x "
+        f"{counted(job.train.local_steps, 'local step')}, mode {job.mode}, device {job.device}",
         markup=False,
     )
     listed = all_agents or len(plan.agents) <= AGENTS_SHOWN
@@ -41,133 +48,152 @@ def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
     ]
     for table in tables:
         console.print(table)
-    for line in _notes(plan):
+    for line in _notes(plan, dataset):
         console.print(line, markup=False)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(title: str, columns: Sequence[str], text: Collection[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Numbers stand right and never wrap; columns of `text` stand left and wrap between words where space is short."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for k, column in enumerate(columns):
-        table.add_column(column, justify="left" if k < left else "right")
+        if column in text:
+            words = " ".join([column, *(row[k] for row in rows)]).split()
+            table.add_column(column, min_width=max(map(len, words)))
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 
 def _agents(plan: Plan, dataset: Dataset) -> Table:
-    table = _table("Agents", "agent", "kind", "rank", "samples", f"samples per class 0…{plan.class_count - 1}", left=2)
-    for agent in plan.agents:
-        labels = dataset.labels[plan.samples[agent.id]]
-        histogram = " ".join(f"{n:>3}" for n in np.bincount(labels, minlength=plan.class_count))
-        table.add_row(str(agent.id), agent.kind, str(plan.rank_of[agent.id]), str(len(labels)), histogram)
-    return table
+    counts = [np.bincount(dataset.labels[index], minlength=plan.class_count) for index in plan.samples]
+    digits = len(str(max(count.max() for count in counts)))
+    rows = [
+        (
+            str(agent.id),
+            agent.kind,
+            str(plan.rank_of[agent.id]),
+            str(counts[agent.id].sum()),
+            " ".join(f"{n:>{digits}}" for n in counts[agent.id]),
+        )
+        for agent in plan.agents
+    ]
+    histogram = f"samples per class 0…{plan.class_count - 1}"
+    return _table("Agents", ("agent", "kind", "rank", "samples", histogram), ("kind", histogram), rows)
 
 
 def _kinds(plan: Plan, dataset: Dataset) -> Table:
-    table = _table(
-        "Agents by kind (--agents lists each)", "kind", "agents", "samples, mean (least–most)", "classes, mean"
-    )
-    sizes = plan.sizes()
+    rows, sizes = [], plan.sizes()
     for kind in plan.kinds:
         ids = [agent.id for agent in plan.agents if agent.modalities == kind]
         classes = np.mean([len(np.unique(dataset.labels[plan.samples[i]])) for i in ids])
-        spread = f"{sizes[ids].mean():.1f} ({sizes[ids].min()}–{sizes[ids].max()})"
-        table.add_row("+".join(kind), str(len(ids)), spread, f"{classes:.1f}")
-    return table
+        spread = (f"{sizes[ids].mean():.1f}", str(sizes[ids].min()), str(sizes[ids].max()))
+        rows.append(("+".join(kind), str(len(ids)), *spread, f"{classes:.1f}"))
+    columns = ("kind", "agents", "samples: mean", "least", "most", "classes: mean")
+    return _table("Agents by kind (--agents lists each)", columns, ("kind",), rows)
 
 
 def _slices(plan: Plan) -> Table:
-    table = _table("Slices", "slice", "graph", "holders", "parameters", "bytes a row", "bytes a round", left=2)
-    item = _item_bytes(plan)
+    rows, item = [], item_bytes(plan)
     for spec in plan.slices:
         width = plan.layouts[spec.name].width
         links = len(plan.graphs[spec.graph].at(0).neighbours) if spec.graph else 0
         size = width * item
         cells = (str(len(spec.holders)), f"{width:,}", size_text(size), size_text(links * size))
-        table.add_row(escape(spec.name), spec.graph or "– (not shared)", *cells)
-    return table
+        rows.append((spec.name, spec.graph or "– (not shared)", *cells))
+    return _table("Slices", ("slice", "graph", "holders", "parameters", "a row", "a round"), ("slice", "graph"), rows)
 
 
 def _graphs(plan: Plan) -> Table:
-    table = _table(
-        "Graphs", "graph", "kind", "agents", "components", "degree", "links a round", "spectral gap", "exchange", left=2
-    )
+    rows = []
     for name, graph in plan.graphs.items():
         degrees = graph.degrees()
         components = graph.components()
         sizes = f" of {', '.join(str(len(c)) for c in components[:5])}" if len(components) > 1 else ""
-        table.add_row(
+        cells = (
             name,
             f"{graph.spec.kind}, {graph.spec.scope}",
             str(len(graph.agents)),
             f"{len(components)}{sizes}",
-            f"{degrees.min()}–{degrees.max()}" if len(degrees) else "–",
+            _span(str(degrees.min()), "–", str(degrees.max())),
             str(len(graph.at(0).neighbours)),
-            f"{graph.spectral_gap():.4f}" + ("" if graph.static else " (squared)"),
+            f"{graph.spectral_gap():.4f}" + (" " if graph.static else "²"),
             chosen_transport(graph, plan.job.exchange.via),
         )
-    return table
+        rows.append(cells)
+    title = "Graphs (parts that hang together, links in a round, spectral gap; ²: squared)"
+    columns = ("graph", "kind", "agents", "parts", "degree", "links", "gap", "exchange")
+    return _table(title, columns, ("graph", "kind", "parts"), rows)
 
 
 def _links(plan: Plan) -> Table:
     """Payload of a directed link: all slices whose graph contains it in the first round."""
-    table = _table("Links between agents in the first round", "from – to", "links", "bytes a link and round", left=1)
-    payload: Counter[tuple[int, int]] = Counter()
+    payload = csr_array((len(plan.agents),) * 2, dtype=np.int64)  # [receiver, sender]
     for name, graph in plan.graphs.items():
-        width = sum(plan.layouts[spec.name].width for spec in plan.slices if spec.graph == name)
         matrix = graph.at(0)
-        receivers = np.repeat(matrix.agents, np.diff(matrix.starts))
-        for sender, receiver in zip(matrix.neighbours.tolist(), receivers.tolist(), strict=True):
-            payload[sender, receiver] += width * _item_bytes(plan)
-    kinds: dict[str, list[int]] = {}
-    for (sender, receiver), size in payload.items():
-        ends = " – ".join(sorted((plan.agents[sender].kind, plan.agents[receiver].kind)))
-        kinds.setdefault(ends, []).append(size)
-    for ends, sizes in sorted(kinds.items()):
-        low, high = size_text(min(sizes)), size_text(max(sizes))
-        table.add_row(ends, str(len(sizes)), low if low == high else f"{low} to {high}")
-    return table
+        receivers = np.repeat(matrix.agents, matrix.degrees)
+        row_bytes = np.full(len(receivers), _row_bytes(plan, name))
+        payload += csr_array((row_bytes, (receivers, matrix.neighbours)), payload.shape)
+    links = payload.tocoo()
+    kinds = sorted({agent.kind for agent in plan.agents})
+    kind_of = np.array([kinds.index(agent.kind) for agent in plan.agents])
+    low_end, high_end = np.sort(kind_of[np.stack(links.coords)], axis=0)
+    rows = []
+    for first, second in combinations_with_replacement(range(len(kinds)), 2):
+        sizes = links.data[(low_end == first) & (high_end == second)]
+        if len(sizes):
+            size = _span(size_text(sizes.min()), " to ", size_text(sizes.max()))
+            rows.append((f"{kinds[first]} – {kinds[second]}", str(len(sizes)), size))
+    title = "Links between agents in the first round"
+    return _table(title, ("from – to", "links", "bytes a link"), ("from – to",), rows)
 
 
 def _ranks(plan: Plan, dataset: Dataset) -> Table:
-    table = _table("Ranks", "rank", "agents", "samples", "device", "sends a round", "to ranks", "memory", "of agents")
-    sizes = plan.sizes()
+    rows, sizes = [], plan.sizes()
     for rank in range(plan.ranks):
         agents = plan.agents_on(rank)
-        sent, peers = _sent(plan, rank)
-        memory = rank_memory(plan, dataset, rank)
+        routes = first_routes(plan, rank)
+        memory = rank_memory(plan, dataset, rank, routes)
         own = memory.rows + memory.gradients + memory.optimiser + memory.exchange
-        table.add_row(
+        sent = sum(len(route.send_rows) * _row_bytes(plan, name) for name, route in routes.items())
+        cells = (
             str(rank),
             f"{len(agents)} ({', '.join(f'{n} {k}' for k, n in Counter(agent.kind for agent in agents).items())})",
             str(sum(sizes[agent.id] for agent in agents)),
-            plan.job.device,
             size_text(sent),
-            _ranges(peers),
+            _ranges(_receivers(routes)),
             size_text(memory.total),
             size_text(own),
         )
-    return table
+        rows.append(cells)
+    columns = ("rank", "agents", "samples", "sends", "to ranks", "memory", "of agents")
+    return _table("Ranks (sends: in the first round)", columns, ("agents", "to ranks"), rows)
 
 
-def _sent(plan: Plan, rank: int) -> tuple[int, set[int]]:
-    """Bytes that a rank sends in the first round, and the ranks that it sends to."""
-    total, peers = 0, set[int]()
-    local = {agent.id for agent in plan.agents_on(rank)}
-    for name, graph in plan.graphs.items():
-        width = sum(plan.layouts[spec.name].width for spec in plan.slices if spec.graph == name)
-        route = make_route(graph.at(0), plan.rank_of, rank, [i for i in graph.agents if i in local])
-        total += len(route.send_rows) * width * _item_bytes(plan)
-        peers |= set(route.send_to.tolist())
-    return total, peers
+def _receivers(routes: Mapping[str, Route]) -> set[int]:
+    """The ranks that get rows by these routes."""
+    return {peer for route in routes.values() for peer in route.send_to.tolist()}
 
 
-def _notes(plan: Plan) -> Iterable[str]:
+def _row_bytes(plan: Plan, graph: str) -> int:
+    """Bytes of all slices that travel together over a graph, of one agent."""
+    return item_bytes(plan) * sum(plan.layouts[spec.name].width for spec in plan.slices if spec.graph == graph)
+
+
+def _notes(plan: Plan, dataset: Dataset) -> Iterable[str]:
     via = [chosen_transport(graph, plan.job.exchange.via) for graph in plan.graphs.values()]
-    yield f"communicators: {via.count('neighbour') + 1} (MPICH allows 2,043): the world and one per neighbourhood graph"
-    if "p2p" in via:
+    communicators = via.count("neighbour") + 1
+    yield f"communicators: {communicators}, the world and one per neighbourhood graph"
+    if communicators > MPICH_COMMUNICATORS:
+        yield f"WARNING: MPICH allows {MPICH_COMMUNICATORS:,} communicators; exchange: p2p needs only the world"
+    if "p2p" in via and plan.job.exchange.via == "auto":
         yield "p2p: the union of this graph's links is far denser than a round, so rows go by Isend/Irecv"
     yield from _alignment(plan)
     if plan.job.device == "auto":
         yield "devices: chosen at the start, a GPU by local rank where there is one, else the CPU"
+    for warning in data_warnings(plan, dataset):
+        yield f"WARNING: {warning}"
     if isinstance(plan.job.data.source, PidSourceKey):
         source = plan.job.data.source.pid
         bits = ", ".join(f"{name} {value:.3g}" for name, value in atoms(source).items())
@@ -187,11 +213,11 @@ def _alignment(plan: Plan) -> Iterable[str]:
     yield f"effective weight of the alignment term, mean over a modality's holders: {', '.join(shown)}"
 
 
+def _span(low: str, to: str, high: str) -> str:
+    return low if low == high else f"{low}{to}{high}"
+
+
 def _ranges(numbers: Iterable[int]) -> str:
     ordered = sorted(numbers)
     shown = ", ".join(map(str, ordered[:8]))
     return f"{shown}, … ({len(ordered)})" if len(ordered) > 8 else shown or "–"
-
-
-def _item_bytes(plan: Plan) -> int:
-    return int(np.dtype(plan.job.dtype).itemsize)

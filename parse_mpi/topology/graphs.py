@@ -6,10 +6,11 @@ matchings are functions of the seed or generator passed in; see slice_graph.py f
 
 from __future__ import annotations
 
+import math
+import random
 from functools import lru_cache
 from typing import Literal
 
-import networkx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +30,8 @@ def draw_edges(kind: GraphKind, members: tuple[int, ...], probability: float | N
     elif kind == "ring":
         ranks = _ring(count)
     else:
-        drawn = networkx.fast_gnp_random_graph(count, probability, seed=seed).edges
-        ranks = np.array(drawn, dtype=np.int64).reshape(-1, 2)
+        assert probability is not None
+        ranks = _erdos_renyi(count, probability, seed)
     edges = np.array(members, dtype=np.int64)[ordered(ranks)]
     edges.flags.writeable = False
     return edges
@@ -40,6 +41,26 @@ def _ring(count: int) -> NDArray[np.int64]:
     """int64[E, 2], 0 - 1 - ... - (count - 1) - 0, the closing edge only where it is a new one."""
     start = np.arange(count if count > 2 else count - 1)
     return np.stack([start, (start + 1) % count], axis=1)
+
+
+def _erdos_renyi(count: int, probability: float, seed: int) -> NDArray[np.int64]:
+    """int64[E, 2], the edges that networkx.fast_gnp_random_graph draws (Batagelj and Brandes 2005), without its graph.
+
+    All pairs stand in a line, (1, 0), (2, 0), (2, 1), (3, 0), …; the gaps between edges are geometric.
+    """
+    pairs = count * (count - 1) // 2
+    if probability == 1.0:
+        positions = list(range(pairs))
+    else:
+        uniform, log_absent, positions = random.Random(seed).random, math.log(1.0 - probability), []
+        position = int(math.log(1.0 - uniform()) / log_absent)
+        while position < pairs:
+            positions.append(position)
+            position += 1 + int(math.log(1.0 - uniform()) / log_absent)
+    line = np.array(positions, dtype=np.int64)
+    row_starts = np.cumsum(np.arange(count))
+    upper = np.searchsorted(row_starts, line, side="right")
+    return np.stack([line - row_starts[upper - 1], upper], axis=1)
 
 
 def ordered(edges: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from parse_mpi.seeding import stream
 from parse_mpi.topology.mixing import MixingMatrix, from_edges
 
 DENSE_LIMIT = 2_000  # agents; dense eigenvalues take 0.4 s and 32 MB there, and grow with the cube and the square
+TREE_STEPS = 10  # of Runge and Kutta; they change the gaps of random graphs by less than a thousandth
 
 
 def metropolis_gap(matrix: MixingMatrix) -> float:
@@ -82,3 +83,45 @@ def sampled_matching_gap(agents: NDArray[np.int64], matchings: Sequence[NDArray[
     """
     edges, counts = np.unique(np.concatenate(matchings), axis=0, return_counts=True)
     return 1.0 - second_eigenvalue(from_edges(agents, edges, 0.5 * counts / len(matchings)))
+
+
+def tree_matching_gap(agents: NDArray[np.int64], edges: NDArray[np.int64]) -> float:
+    """1 - lambda_2 for greedy matchings of a graph that looks like a tree, or is dense and random, around each agent.
+
+    Exact on trees, up to the finite steps. On Erdos-Renyi graphs of 60 agents and more, of any density, within 1 to 2 %
+    of long samples. Wrong by up to a third where all agents lie on one short odd cycle.
+    """
+    meeting = tree_meeting_probabilities(np.searchsorted(agents, edges), len(agents))
+    return 1.0 - second_eigenvalue(from_edges(agents, edges, 0.5 * meeting))
+
+
+def tree_meeting_probabilities(edges: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """float64[E], how likely a greedy matching in random order takes each edge (ranks 0 .. count - 1) of a tree.
+
+    Let the edges come at uniform times in 0 .. 1. On a tree the branches at an agent are independent: seen from one
+    neighbour, it is still free at time t if none of its other edges came while that edge's other end was free, as
+    seen from here. So with q(t) of each edge and direction and Q its integral, q = product of 1 - Q over the other
+    branches, and an edge is taken at the rate q q'. Time runs logarithmically, as most is over by 1 / degree.
+    """
+    ends_2E = np.ascontiguousarray(edges.T)
+    degree = 2.0 * len(edges) / count
+    step = np.log1p(degree) / TREE_STEPS
+
+    def speed(came_2E: NDArray[np.float64], at: float) -> NDArray[np.float64]:
+        """dQ / ds at s = log(1 + degree t): row 0 is the first end as the second one sees it, row 1 the reverse."""
+        log_2E = np.log1p(-came_2E)
+        total = np.bincount(ends_2E[1], log_2E[0], count) + np.bincount(ends_2E[0], log_2E[1], count)
+        return np.asarray(np.exp(total[ends_2E] - log_2E[::-1] + at) / degree)
+
+    def rate(slope_2E: NDArray[np.float64], at: float) -> NDArray[np.float64]:
+        return np.asarray(slope_2E.prod(axis=0) * degree * np.exp(-at))
+
+    came_2E, taken_E = np.zeros(ends_2E.shape), np.zeros(len(edges))
+    for s in step * np.arange(TREE_STEPS):
+        a = speed(came_2E, s)
+        b = speed(came_2E + step / 2 * a, s + step / 2)
+        c = speed(came_2E + step / 2 * b, s + step / 2)
+        d = speed(came_2E + step * c, s + step)
+        came_2E += step / 6 * (a + 2 * b + 2 * c + d)
+        taken_E += step / 6 * (rate(a, s) + 4 * rate(c, s + step / 2) + rate(d, s + step))
+    return taken_E

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 from launch import child_environment, run
 from runs import command, differences, parameter_distance, result, train
-from small_jobs import write_job
+from small_jobs import write_dataset, write_job
 
 from parse_mpi.storage.checkpoint import load_newest
 from parse_mpi.storage.metrics import read_metrics
@@ -30,15 +31,16 @@ def test_stopped_and_resumed_on_other_rank_counts_equals_uninterrupted(tmp_path,
     train(path, out, 2, "--stop-after", "4")  # not a multiple of checkpoint.every nor of evaluate.every
     assert status(out)[0] == 75
     assert "round 4 of 12" in status(out)[1]
-    train(path, out, 3, "--stop-after", "7")
+    train(path, out, 2, "--stop-after", "7")
+    train(path, out, 3, "--stop-after", "9")
     outcome = train(path, out, 1)
-    assert "resuming after round 7" in outcome.logs[0]
+    assert "resuming after round 9" in outcome.logs[0]
     assert status(out)[0] == 0
     whole, parts = result(tmp_path / "whole"), result(out)
     # A stop evaluates the round that it ends with, so that the stopped run has those evaluations more.
     rounds = parts["evaluations/round"]
     kept = [list(rounds).index(r) for r in whole["evaluations/round"]]
-    assert set(rounds) - set(whole["evaluations/round"]) == {4, 7}
+    assert set(rounds) - set(whole["evaluations/round"]) == {4, 7, 9}
     parts |= {name: array[kept] for name, array in parts.items() if name.startswith("evaluations/")}
     assert differences(whole, parts) == []
     assert len(read_metrics(out)["ranks/round"]) == 12
@@ -59,7 +61,7 @@ def test_more_rounds_go_on_and_a_finished_run_is_left_alone(tmp_path):
     path, out = write_job(tmp_path, {"mode": "exact"}), tmp_path / "run"
     train(path, out, 1, "--set", "train.rounds=5")
     again = train(path, out, 2, "--set", "train.rounds=5")
-    assert "all 5 rounds are done" in again.logs[0]
+    assert "round 5 of 5 is done" in again.logs[0]
     train(path, out, 1)
     train(path, tmp_path / "whole", 1)
     assert differences(result(tmp_path / "whole"), result(out)) == []
@@ -103,9 +105,53 @@ def test_without_a_checkpoint_that_can_be_trusted_nothing_starts_over(tmp_path):
     assert load_newest(out)[0] is None
 
 
-def test_other_data_under_the_same_job_is_refused(tmp_path):
-    from small_jobs import write_dataset
+def refusal(job, out, *arguments):
+    """What the run says when it refuses to go on from what lies in `out`; nothing there may change."""
+    before = result(out) if load_newest(out)[0] else None
+    refused = run(1, command(job, out, *arguments), out.parent / "refused")
+    assert refused.code == 5, refused
+    assert before is None or differences(before, result(out)) == []
+    return refused.logs[0]
 
+
+def test_lost_metrics_are_named_before_anything_is_trained(tmp_path):
+    path, out = write_job(tmp_path), tmp_path / "run"
+    train(path, out, 1, "--stop-after", "10")
+    segment = out / "metrics" / "round-000005.h5"
+    kept = segment.read_bytes()
+    segment.unlink()
+    refused = run(1, command(path, out), tmp_path / "refused")
+    assert refused.code == 5
+    assert "the chain ends at round 0 and goes on at round 6" in refused.logs[0]
+    segment.write_bytes(kept)
+    train(path, out, 1)
+
+
+def test_lost_checkpoints_do_not_start_the_run_over(tmp_path):
+    path, out = write_job(tmp_path), tmp_path / "run"
+    train(path, out, 1, "--stop-after", "5")
+    shutil.rmtree(out / "checkpoints")
+    assert "names a checkpoint of round 5" in refusal(path, out)
+
+
+def test_fewer_rounds_than_are_done_are_refused(tmp_path):
+    path, out = write_job(tmp_path), tmp_path / "run"
+    train(path, out, 1)
+    assert "has done 12 rounds already" in refusal(path, out, "--set", "train.rounds=6")
+    assert status(out)[0] == 0
+
+
+def test_a_data_file_may_move(tmp_path):
+    data = write_dataset(tmp_path / "abc.h5")
+    changes = {"data": {"source": {"hdf5": str(data)}}, "agents": [{"modalities": ["a", "b"], "count": 2}]}
+    out = tmp_path / "run"
+    train(write_job(tmp_path, changes), out, 1, "--stop-after", "3")
+    changes["data"]["source"]["hdf5"] = str(data.rename(tmp_path / "moved, here.h5"))
+    outcome = train(write_job(tmp_path, changes), out, 1)
+    assert "resuming after round 3" in outcome.logs[0]
+
+
+def test_other_data_under_the_same_job_is_refused(tmp_path):
     data = write_dataset(tmp_path / "abc.h5")
     kinds = [{"modalities": ["a", "b"], "count": 2}]
     path = write_job(tmp_path, {"data": {"source": {"hdf5": str(data)}}, "agents": kinds})

@@ -41,15 +41,16 @@ def test_batches_are_those_of_a_loop_over_agents_in_any_order_of_steps(
     sizes: dict[int, int], batch_size: int, seed: int, steps: list[int]
 ) -> None:
     sampler = Sampler(np.array(list(sizes.values())), np.array(list(sizes)), batch_size, seed)
+    widest = max(math.ceil(size / math.ceil(size / batch_size)) for size in sizes.values())
     for step in steps:
         position_AB, mask_AB = sampler.batch(step)
-        assert position_AB.shape == mask_AB.shape == (len(sizes), batch_size)
+        assert position_AB.shape == mask_AB.shape == (len(sizes), widest)
         assert position_AB.dtype == np.int64
         assert mask_AB.dtype == np.bool_
         for row, (agent, size) in enumerate(sizes.items()):
             expected = reference_batch(seed, agent, size, batch_size, step)
             np.testing.assert_array_equal(position_AB[row, : len(expected)], expected)
-            assert mask_AB[row].tolist() == [column < len(expected) for column in range(batch_size)]
+            assert mask_AB[row].tolist() == [column < len(expected) for column in range(widest)]
             assert (position_AB[row, len(expected) :] == expected[0]).all()
 
 
@@ -59,8 +60,10 @@ def test_an_agent_sees_the_same_batch_in_any_group(sizes: dict[int, int], step: 
     whole = Sampler(np.array(list(sizes.values())), np.array(list(sizes)), 8, seed=1).batch(step)
     part = Sampler(np.array([sizes[agent] for agent in chosen]), np.array(chosen), 8, seed=1).batch(step)
     rows = [list(sizes).index(agent) for agent in chosen]
+    width = part[0].shape[1]
     for everybody, some in zip(whole, part, strict=True):
-        np.testing.assert_array_equal(everybody[rows], some)
+        np.testing.assert_array_equal(everybody[rows][:, :width], some)
+    assert not whole[1][rows][:, width:].any()
 
 
 @given(size=st.integers(1, 50), batch_size=st.integers(1, 60), epoch=st.integers(0, 5))
@@ -81,6 +84,14 @@ def test_batches_of_an_epoch_are_as_few_and_as_equal_as_can_be(size: int, batch_
     assert sum(sizes) == size
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_batch_size_beyond_all_samples_costs_nothing() -> None:
+    sizes, agents = np.array([210, 33, 1]), np.arange(3)
+    position_AB, mask_AB = Sampler(sizes, agents, 100_000, seed=0).batch(5)
+    assert position_AB.shape == (3, 210)
+    assert mask_AB.sum(axis=1).tolist() == sizes.tolist()
+    np.testing.assert_array_equal(position_AB, Sampler(sizes, agents, 210, seed=0).batch(5)[0])
 
 
 def test_epochs_agents_and_seeds_have_orders_of_their_own() -> None:

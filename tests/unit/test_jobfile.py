@@ -34,6 +34,7 @@ train:
     name: sgd
     lr: 1e-1
 """
+COUNT = "it must be a whole number (at least 1 and at most 1,000,000)"
 
 
 @pytest.fixture
@@ -138,15 +139,15 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(load):
         ("rounds", "runds", 14, "unknown key `train.runds`", "did you mean `rounds`?"),
         ("rounds", "lr", 14, "unknown key `train.lr`", "`lr` belongs to train.optimiser"),
         ("beta", "seed", 12, "unknown key `method.seed`", "`seed` belongs to the top level"),
-        ("rounds: 30", "rounds: '30'", 14, "`train.rounds` is '30'; it must be a whole number (at least 1)", "quotes"),
-        ("rounds: 30", "rounds: 2.5", 14, "`train.rounds` is 2.5; it must be a whole number (at least 1)", ""),
-        ("rounds: 30", "rounds: true", 14, "`train.rounds` is true; it must be a whole number (at least 1)", ""),
-        ("1e-1", ".inf", 17, "`train.optimiser.lr` is .inf; it must be a number (above 0 and finite)", ""),
+        ("rounds: 30", "rounds: '30'", 14, f"`train.rounds` is '30'; {COUNT}", "quotes"),
+        ("rounds: 30", "rounds: 2.5", 14, f"`train.rounds` is 2.5; {COUNT}", ""),
+        ("rounds: 30", "rounds: true", 14, f"`train.rounds` is true; {COUNT}", ""),
+        ("1e-1", ".inf", 17, "`train.optimiser.lr` is .inf; it must be a number (above 0 and at most 1000)", ""),
         ("name: small", "name: 5", 1, "`name` is 5; it must be text", "put it in quotes"),
         ("name: small\n", "", 1, "`name` is missing; it must be text", ""),
         ("[top, bottom]", "top", 7, "`agents.1.modalities` is 'top'; it must be a list of at least 1", "write [top]"),
         ("[top, bottom]", "[top, top]", 7, "`agents.1.modalities`: a modality is listed twice", ""),
-        ("    count: 3\n", "", 7, "`agents.1.count` is missing; it must be a whole number (at least 1)", ""),
+        ("    count: 3\n", "", 7, f"`agents.1.count` is missing; {COUNT}", ""),
         ("dirichlet", "dirchlet", 4, "`data.partition.kind` is 'dirchlet'; it must be iid or dirichlet", "dirichlet?"),
         ("dirichlet", "iid", 4, "`data.partition`: alpha belongs to kind: dirichlet", ""),
         ("digits", "digit", 3, "`data.source` is 'digit'; it must be digits, {hdf5: ...} or {pid: ...}", "digits?"),
@@ -183,8 +184,50 @@ def test_one_mistake_gives_one_clear_problem(load, old, new, line, what, hint):
 
 def test_a_rule_between_keys_is_told_in_its_own_words(load):
     [(where, what, _)] = problems(load, JOB, "mode=exact", "engine=stacked")
-    assert where == "jobs/job.yaml:1"
-    assert what.startswith("mode: exact needs engine: loop")
+    assert where == "--set engine"
+    assert "mode: exact needs engine: loop" in what
+
+
+def test_a_rule_between_keys_does_not_wait_for_other_problems(load):
+    found = problems(load, JOB, "mode=exact", "engine=stacked", "train.rounds=0")
+    assert [where for where, _, _ in found] == ["--set engine", "--set train.rounds"]
+
+
+@pytest.mark.parametrize(
+    ("key", "largest", "refused"),
+    [
+        ("train.optimiser.lr", "1e3", "1e39"),
+        ("train.optimiser.weight_decay", "1", "2"),
+        ("train.optimiser.momentum", "0.999", "0.9999999"),
+        ("method.beta", "1e3", "1e39"),
+        ("method.ensemble_weight", "1e3", "1e39"),
+        ("method.head_weight", "1e3", "1e39"),
+        ("method.temperature", "1e3", "1e39"),
+        ("method.temperature", "1e-3", "1e-39"),
+        ("train.batch_size", "1e6", "1000001"),
+        ("train.rounds", "1e6", "1000001"),
+        ("agents.0.count", "1e6", "1000001"),
+        ("encoder.hidden", "[1e6]", "[1000001]"),
+        ("seed", str(2**63 - 1), str(2**63)),
+        ("data.source", "{pid: {noise: 1e3}}", "{pid: {noise: 1e39}}"),
+        ("data.source", "{pid: {samples: 1e6}}", "{pid: {samples: 1000001}}"),
+        ("data.source", "{pid: {features: 1e4}}", "{pid: {features: 10001}}"),
+    ],
+)
+def test_numbers_have_limits_within_which_nothing_overflows(load, key, largest, refused):
+    load(JOB, f"{key}={largest}")
+    for value in (refused, ".inf", ".nan") if "[" not in refused and "{" not in refused else (refused,):
+        [(where, what, _)] = problems(load, JOB, f"{key}={value}")
+        assert where == f"--set {key}"
+        assert "must be" in what
+
+
+def test_one_of_a_thing_is_not_told_in_the_plural(load):
+    [(_, _, hint)] = problems(load, JOB, "agents=[{modalities: [top], count: 5}]", "agents.2.count=3")
+    assert hint == "its 1 entry is counted from 0"
+    pid = "{pid: {features: 1, unique_bits: [1, 1]}}"
+    [(_, what, _)] = problems(load, JOB, f"data.source={pid}")
+    assert "1 dimension can't hold 3 orthonormal bits" in what
 
 
 def test_aliases_are_never_expanded(load):
@@ -229,7 +272,7 @@ def test_overrides_set_any_key_and_the_last_one_counts(load):
         ("agents.2.count=3", "--set agents.2.count", "`agents` has no entry 2"),
         ("agents.x.count=3", "--set agents.x.count", "`agents` has no entry x"),
         ("data.source.pid.noise=3", "--set data.source.pid.noise", "`data.source` is 'digits' and has no `pid`"),
-        ("train.rounds=x", "--set train.rounds", "`train.rounds` is 'x'; it must be a whole number (at least 1)"),
+        ("train.rounds=x", "--set train.rounds", f"`train.rounds` is 'x'; {COUNT}"),
         ("data={source: {pid: {noise: 0}}}", "--set data", "`data.source.pid.noise` is 0; it must be a number"),
         ("train.rounds=[", "--set train.rounds", "no YAML: "),
         ("train.rounds", "--set train.rounds", "an override is key.path=value"),

@@ -135,3 +135,16 @@ def test_alignment_weight_divides_dilution_out():
     assert plain.alignment_weight(("a",), agents) == scaled.alignment_weight(("a",), agents) == 0
     assert plain.alignment_weight(("a", "b"), agents) == 0.5
     assert scaled.alignment_weight(("a", "b"), agents) == pytest.approx(0.5 * np.mean([25 / 5, 10 / 5]))
+
+
+def test_modality_names_that_modules_use_themselves_are_fine():
+    names = ("values", "type", "keys", "items", "all", "multimodal")
+    shapes = dict.fromkeys(names, (3,))
+    net = AgentNetwork(shapes, 3, SMALL, ENCODER, seed=0)
+    out = net({name: torch.ones(2, 3) for name in names})
+    assert out.logits["unique"].shape == (6, 2, 3)
+    agents = [Agent(0, names), Agent(1, ("all",)), Agent(2, ("multimodal", "type"))]
+    graphs = {spec.graph: spec.groups for spec in Parse(SMALL).slices(agents)}
+    assert graphs["all"] == ((0, 1),)
+    assert graphs["all agents"] == ((0, 1, 2),)
+    assert graphs["multimodal agents"] == ((0, 2),)

@@ -356,8 +356,8 @@ def test_a_matching_is_that_of_the_last_recorded_round(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "run", make_job(GOSSIP))
     bench.add(4)
     run = bench.read()
-    dense = bench.plan.graphs["all"].at(3).dense()
-    pairs = matching(run, run.graphs["all"])
+    dense = bench.plan.graphs["all agents"].at(3).dense()
+    pairs = matching(run, run.graphs["all agents"])
     assert {(i, j) for i, j in zip(*np.nonzero(np.triu(dense, 1)), strict=True)} == set(map(tuple, pairs.tolist()))
 
 

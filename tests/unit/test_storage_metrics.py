@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parse_mpi.errors import StorageError
-from parse_mpi.storage.metrics import consolidate, read_metrics, write_segment, write_table
+from parse_mpi.storage.metrics import consolidate, read_metrics, require_rounds, write_segment, write_table
 
 
 def series(first_round: int, last_round: int, offset: float = 0.0) -> dict[str, Any]:
@@ -201,3 +201,17 @@ def test_segments_with_another_number_of_axes_cannot_be_joined(tmp_path: Path) -
     write_segment(tmp_path, 2, 2, {"rounds/loss": np.ones((1, 2, 3))}, {})
     with pytest.raises(StorageError, match="different numbers of axes"):
         read_metrics(tmp_path)
+
+
+def test_rounds_that_a_restart_needs_are_all_there_or_named(tmp_path: Path) -> None:
+    write(tmp_path, 1, 4)
+    write(tmp_path, 5, 8)
+    require_rounds(tmp_path, 4)
+    require_rounds(tmp_path, 8)
+    with pytest.raises(StorageError, match=r"rounds 1 to 6 are not complete \(segments end at rounds \[4, 8\]\)"):
+        require_rounds(tmp_path, 6)
+    (tmp_path / "metrics" / "round-000008.h5").unlink()
+    with pytest.raises(StorageError, match="rounds 1 to 8 are not complete"):
+        require_rounds(tmp_path, 8)
+    with pytest.raises(StorageError, match=r"rounds 1 to 2 .*\[\]"):
+        require_rounds(tmp_path / "empty", 2)

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from parse_mpi.errors import StorageError
 from parse_mpi.storage.rundir import RunDirectory, RunState
 
+STATE_IN_NO_TIME = '{"round": 1, "rounds": 2, "status": "running", "time": "yesterday"}'
+
 
 def started(path: Path) -> RunDirectory:
     run = RunDirectory(path)
@@ -84,11 +86,22 @@ def test_state_comes_back(tmp_path: Path) -> None:
     assert state.time.endswith("+00:00")
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"round": "three"}', '{"round": 1, "rounds": 2, "status": "asleep"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"round": "three"}', '{"round": 1, "rounds": 2, "status": "asleep"}', STATE_IN_NO_TIME]
+)
 def test_a_damaged_state_is_an_error(tmp_path: Path, text: str) -> None:
     run = started(tmp_path)
     run.state_path.write_text(text)
-    with pytest.raises(StorageError, match=r"state\.json: not the state of a run"):
+    with pytest.raises(StorageError, match=r"state\.json: not the state of a run") as caught:
+        run.read_state()
+    assert "pydantic" not in str(caught.value)
+    assert "Move it aside and start the same command again" in str(caught.value)
+
+
+def test_a_state_that_can_not_be_read_says_why(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    run.state_path.mkdir()
+    with pytest.raises(StorageError, match=r"state\.json: can't be read: Is a directory"):
         run.read_state()
 
 

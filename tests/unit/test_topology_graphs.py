@@ -81,6 +81,14 @@ def test_erdos_renyi_links_each_pair_with_the_probability() -> None:
     assert all(within_five_sigma(count, draws, 0.3) for count in counts.values())
 
 
+@given(st.integers(1, 60), st.floats(0.001, 1.0), st.integers(0, 2**63))
+def test_erdos_renyi_is_what_networkx_draws(count: int, probability: float, seed: int) -> None:
+    """Runs of earlier versions drew their graphs with networkx."""
+    expected = networkx.fast_gnp_random_graph(count, probability, seed=seed).edges
+    drawn = draw_edges("erdos-renyi", tuple(range(count)), probability, seed)
+    assert as_edges(drawn) == sorted((min(edge), max(edge)) for edge in expected)
+
+
 def test_erdos_renyi_is_a_function_of_its_seed() -> None:
     members = tuple(range(40))
     first = draw_edges("erdos-renyi", members, 0.3, 1)

@@ -199,6 +199,15 @@ def test_a_sampled_gossip_gap_predicts_the_contraction(spec: Topology, holders: 
     assert graph.spectral_gap() > 0.02
 
 
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_sampled_and_tree_gaps_meet_at_a_hundred_agents(probability: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = Topology(kind="random-gossip", base="erdos-renyi", probability=probability)
+    sampled = slice_graph("a", [range(100)], spec, 2, 100).spectral_gap()
+    monkeypatch.setattr("parse_mpi.topology.slice_graph.SAMPLED_AGENTS", 99)
+    tree = slice_graph("a", [range(100)], spec, 2, 100).spectral_gap()
+    assert 0.95 * tree < sampled < tree
+
+
 def test_the_gap_is_the_smallest_over_groups_and_nan_where_nobody_mixes() -> None:
     sizes = slice_graph("a", [range(3), range(3, 10), [10]], RING, 0, 11)
     assert sizes.spectral_gap() == slice_graph("a", [range(7)], RING, 0, 7).spectral_gap()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from parse_mpi.topology import spectral
-from parse_mpi.topology.graphs import complete_matching
-from parse_mpi.topology.mixing import MixingMatrix, metropolis
+from parse_mpi.topology.graphs import complete_matching, greedy_matching
+from parse_mpi.topology.mixing import MixingMatrix, from_edges, metropolis
 
 
 def mixing_of(graph: networkx.Graph) -> MixingMatrix:
@@ -126,6 +126,38 @@ def test_ring_matching_gap_is_the_enumerated_one(count: int) -> None:
 def test_sampled_gap_over_all_orders_is_the_expectation(graph: networkx.Graph) -> None:
     sampled = spectral.sampled_matching_gap(np.array(sorted(graph)), list(all_matchings(graph)))
     assert sampled == pytest.approx(enumerated_gap(graph), abs=1e-13)
+
+
+def edges_in(graph: networkx.Graph) -> NDArray[np.int64]:
+    return np.array(sorted((min(edge), max(edge)) for edge in graph.edges))
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [networkx.path_graph(2), networkx.path_graph(6), networkx.star_graph(5), networkx.balanced_tree(2, 2)],
+    ids=["pair", "path", "star", "binary tree"],
+)
+def test_tree_gap_is_the_enumerated_one_on_trees(graph: networkx.Graph) -> None:
+    gap = spectral.tree_matching_gap(np.array(sorted(graph)), edges_in(graph))
+    assert gap == pytest.approx(enumerated_gap(graph), rel=5e-3)
+
+
+@pytest.mark.parametrize(("count", "probability"), [(60, 0.1), (150, 0.05), (150, 0.3), (150, 0.9)])
+def test_tree_gap_is_that_of_long_samples_on_random_graphs(count: int, probability: float) -> None:
+    """A sample's own gap is low. Its mean W along the slowest direction that the tree gives is not: two bounds."""
+    graph = networkx.gnp_random_graph(count, probability, seed=3)
+    assert networkx.is_connected(graph)
+    edges, agents, generator, rounds = edges_in(graph), np.arange(count), np.random.default_rng(0), 2000
+    matchings = [greedy_matching(edges, generator) for _ in range(rounds)]
+    gap = spectral.tree_matching_gap(agents, edges)
+    probabilities = spectral.tree_meeting_probabilities(edges, count)
+    assert probabilities.sum() == pytest.approx(np.mean([len(taken) for taken in matchings]), rel=0.01)
+    sampled = spectral.sampled_matching_gap(agents, [edges[taken] for taken in matchings])
+    slowest = np.linalg.eigh(from_edges(agents, edges, probabilities / 2).dense())[1][:, -2]
+    steps = np.square(np.diff(slowest[edges], axis=1)).ravel() / 2
+    unbiased = np.mean([steps[taken].sum() for taken in matchings])
+    assert sampled * 0.99 < gap
+    assert gap == pytest.approx(unbiased, rel=0.025)
 
 
 def test_matchings_of_30_agents() -> None:

@@ -1,0 +1,98 @@
+"""Where a launch begins: at round 0 of a new run, or after the newest checkpoint that can be trusted.
+
+Nothing starts over unasked: whatever stands in the way of going on is an error that says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parse_mpi.errors import JobError, ParseMpiError, StorageError
+from parse_mpi.job import Hdf5Source, Job
+from parse_mpi.jobfile import changed_keys, dump_job, load_job
+from parse_mpi.plan import Plan
+from parse_mpi.run.display import Display
+from parse_mpi.storage.checkpoint import load_newest
+from parse_mpi.storage.metrics import require_rounds
+from parse_mpi.storage.rundir import RunDirectory
+from parse_mpi.storage.write import write_text
+
+if TYPE_CHECKING:
+    from parse_mpi.exchange.world import World
+
+START_OVER = "or start over with --fresh (the old run is kept aside)"
+
+
+def first_round(world: World, run: RunDirectory, plan: Plan, fresh: bool, display: Display) -> int:
+    """Make or check the run directory on rank 0; the number of finished rounds to go on from, on every rank.
+
+    Raises StorageError on every rank when the directory holds something that this job can't go on from.
+    """
+    done, failure = 0, ""
+    if world.rank == 0:
+        try:
+            if fresh and (moved := run.fresh()):
+                display.say(f"the earlier run now lies in {moved}")
+            done = _resume(run, plan, display) if run.exists() else 0
+            run.create()
+            write_text(run.job_path, dump_job(plan.job))
+        except ParseMpiError as error:
+            failure = str(error)
+    agreed: tuple[int, str] = world.broadcast_json([done, failure])
+    if agreed[1]:
+        raise StorageError(agreed[1])
+    return agreed[0]
+
+
+def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:
+    """Finished rounds of the run that lies here."""
+    _refuse_another_job(run.path, _stored_job(run.job_path, plan.job), plan.job)
+    checkpoint, rejections = load_newest(run.path)
+    for rejection in rejections:
+        display.warn(f"checkpoint {rejection.path.name} is not used: {rejection.reason}")
+    state = run.read_state()
+    if checkpoint is None:
+        if rejections:
+            raise StorageError(
+                f"{run.path}: none of {len(rejections)} checkpoints can be trusted; starting at round 0 would lose "
+                f"what was learnt. Restore one from a backup, {START_OVER}."
+            )
+        if state is not None and state.round > 0:
+            raise StorageError(
+                f"{run.path}: state.json names a checkpoint of round {state.round}, and checkpoints/ holds none. "
+                f"Put it back, {START_OVER}."
+            )
+        return 0
+    if checkpoint.header.get("job_digest") != plan.digest:
+        raise StorageError(
+            f"{checkpoint.path} was trained on other data than data.source holds now.\n"
+            f"Bring the data back, choose another --out, {START_OVER}."
+        )
+    if checkpoint.round_index > plan.job.train.rounds:
+        raise StorageError(
+            f"{run.path} has done {checkpoint.round_index} rounds already, more than train.rounds: "
+            f"{plan.job.train.rounds}. Raise it, choose another --out, {START_OVER}."
+        )
+    require_rounds(run.path, checkpoint.round_index)
+    return checkpoint.round_index
+
+
+def _stored_job(path: Path, job: Job) -> Job:
+    """The job that the run was started with; a data file that has moved since is where the given job says."""
+    try:
+        return load_job(path).job
+    except JobError:
+        if not isinstance(job.data.source, Hdf5Source):
+            raise
+        return load_job(path, [f"data.source.hdf5={json.dumps(job.data.source.hdf5)}"]).job
+
+
+def _refuse_another_job(run_dir: Path, stored: Job, given: Job) -> None:
+    if changed := changed_keys(stored, given):
+        listed = "\n  ".join(changed)
+        raise StorageError(
+            f"{run_dir} holds a run of another job; changed:\n  {listed}\n"
+            f"Choose another --out, take the changes back, {START_OVER}."
+        )

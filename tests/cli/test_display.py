@@ -1,0 +1,98 @@
+"""What a person sees: the bar on a terminal, the lines of a log, and a table whose numbers are those of the metrics."""
+
+import os
+import pty
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from launch import ROOT, child_environment
+from runs import command, train
+from small_jobs import write_dataset, write_job
+
+from parse_mpi.run.summary import accuracy_table, cost_lines
+from parse_mpi.storage.metrics import read_metrics
+
+
+def on_a_terminal(arguments, columns=80):
+    """Everything a command writes to a pseudo-terminal of this width."""
+    ours, theirs = pty.openpty()
+    environment = child_environment() | {"COLUMNS": str(columns), "TERM": "xterm"}
+    with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment) as process:
+        os.close(theirs)
+        chunks = []
+        while True:
+            try:
+                chunk = os.read(ours, 1 << 16)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            chunks.append(chunk)
+    os.close(ours)
+    return process.returncode, b"".join(chunks).decode("utf-8", "replace")
+
+
+def test_a_terminal_shows_a_bar_and_a_table_within_80_columns(tmp_path):
+    code, text = on_a_terminal(command(write_job(tmp_path), tmp_path / "run"))
+    assert code == 0
+    assert "12/12" in text
+    assert "━" in text
+    assert "round    12/12" not in text  # that is for logs
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    table = plain[plain.index("Test accuracy") :]
+    assert "synergistic" in table
+    assert "top+bottom" in table
+    assert max(len(line) for line in table.splitlines() if "│" in line) <= 80
+
+
+def test_a_log_gets_one_line_an_evaluation_from_rank_0_only(tmp_path):
+    outcome = train(write_job(tmp_path), tmp_path / "run", 2)
+    lines = [line for line in outcome.logs[0].splitlines() if line.startswith("round ")]
+    assert [line.split()[1] for line in lines] == ["5/12", "10/12", "12/12"]
+    assert outcome.logs[1].strip() == ""
+    assert "\x1b" not in outcome.logs[0]
+    logged = (tmp_path / "run" / "log" / "rank-0000.log").read_text()
+    assert all(line in logged for line in lines)
+
+
+def test_the_table_shows_the_numbers_of_the_metrics(tmp_path):
+    train(write_job(tmp_path), tmp_path / "run", 2)
+    metrics = read_metrics(tmp_path / "run")
+    accuracy, kinds = metrics["evaluations/accuracy"], metrics["agents/kind"]
+    names = list(metrics.attributes["evaluations/accuracy"]["prediction"])
+    table = accuracy_table(metrics)
+    cells = {column.header: list(column.cells) for column in table.columns}
+    for row, kind in enumerate(cells["agents"]):
+        chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
+        assert cells["n"][row] == str(chosen.sum())
+        for head in ("ensemble", "unique", "redundant", "synergistic"):
+            values = accuracy[-1, chosen, 1, 0, names.index(head)]
+            values = values[~np.isnan(values)]
+            assert cells[head][row] == (f"{values.mean():.3f} {values.min():.3f}" if len(values) else "–")
+    best = accuracy[:, :, 0, 0, 0].mean(1).argmax()
+    assert f"best round on validation: {metrics['evaluations/round'][best]}," in table.caption
+    costs, ending = list(cost_lines(metrics)), metrics["ending/seconds"]
+    slowest = (metrics["ranks/seconds"].sum(0) + ending).sum(1).max()
+    assert costs[1].startswith(f"time: {slowest:.1f} s in 12 rounds")
+    assert ending[:, list(metrics.attributes["ranks/seconds"]["phase"]).index("checkpoint")].min() > 0
+    assert metrics["links/bytes"].sum() == metrics["ranks/sent_bytes"].sum()
+
+
+@pytest.mark.parametrize("without", ["validation", "test"])
+def test_an_empty_split_and_an_untrained_class_are_said_and_do_no_harm(tmp_path, without):
+    import h5py
+
+    data = write_dataset(tmp_path / "abc.h5")
+    with h5py.File(data, "r+") as file:
+        split = file["split"][:]
+        split[split == {"validation": 1, "test": 2}[without]] = 0
+        labels = file["labels"][:]
+        labels[split == 0] %= 3
+        file["split"][:], file["labels"][:] = split, labels
+    changes = {"data": {"source": {"hdf5": str(data)}}, "agents": [{"modalities": ["a", "b"], "count": 3}]}
+    outcome = train(write_job(tmp_path, changes), tmp_path / "run", 1)
+    assert f"has no {without} samples" in outcome.logs[0]
+    assert "no training sample has the class 3" in outcome.logs[0]
+    assert ("best round on validation" in outcome.logs[0]) == (without == "test")
