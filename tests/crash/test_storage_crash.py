@@ -171,7 +171,10 @@ def test_metrics_killed_at_every_operation_are_whole(tmp_path: Path) -> None:
 
 def test_state_killed_at_every_operation_is_the_old_or_the_new(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    states = [RunState(round=round_index, rounds=9, status="running", time="now") for round_index in (1, 2)]
+    states = [
+        RunState(round=round_index, rounds=9, status="running", time="2026-11-20T12:00:00+00:00")
+        for round_index in (1, 2)
+    ]
     run.write_state(states[0])
     number, found = 1, []
     while killed_before(number, lambda: run.write_state(states[1])):
