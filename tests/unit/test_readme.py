@@ -1,0 +1,36 @@
+"""The README keeps to the truth: its file tree, its links, its commands."""
+
+import re
+
+from launch import ROOT
+
+from parse_mpi.cli import make_parser
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_file_tree_names_every_module_once():
+    tree = README[README.index("    parse_mpi/ ") : README.index("    tests/ ")]
+    named, folder = [], ""
+    for line in tree.splitlines()[1:]:
+        name = line.split()[0]
+        if line.startswith(" " * 6) and line[6] != " ":
+            folder = name if name.endswith("/") else ""
+        if not name.endswith("/"):
+            named.append(f"{folder}{name}")
+    package = ROOT / "parse_mpi"
+    modules = [path.relative_to(package).as_posix() for path in package.rglob("*.py") if not path.name.startswith("__")]
+    assert sorted(named) == sorted(modules)
+
+
+def test_what_it_links_to_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) > 8
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_its_commands_parse():
+    lines = re.findall(r"^    (?:mpiexec -n 4 |srun -K1 --mpi=pmi2 -n 4 )?parse-mpi (.+?)(?:\s+#.*)?$", README, re.M)
+    assert len(lines) >= 7
+    for line in lines:
+        assert make_parser().parse_args(line.split()).command
