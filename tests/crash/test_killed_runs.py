@@ -2,14 +2,31 @@
 
 import os
 import signal
+import sys
 
 import pytest
 from launch import Launch
-from runs import command, differences, result, train
+from runs import differences, result, train
 from small_jobs import write_job
 
 from parse_mpi.storage.checkpoint import load_newest
 
+# The real command, whose saves pause with their shard written, so that a kill while one is seen falls into it.
+SLOW_SAVES = """
+import sys, time
+import parse_mpi.storage.checkpoint as checkpoint
+from parse_mpi.cli import main
+
+write_shard = checkpoint.write_shard
+
+def slow(*arguments):
+    report = write_shard(*arguments)
+    time.sleep(0.3)
+    return report
+
+checkpoint.write_shard = slow
+sys.exit(main())
+"""
 CHANGES = {"mode": "exact", "checkpoint": {"every": 1}, "train": {"rounds": 12}}
 
 
@@ -21,7 +38,7 @@ def kill_while_saving(job, out, ranks, logs, saves):
         begun = sorted(int(path.name[7:13]) for path in checkpoints.glob(".round-*.tmp"))
         return begun and begun[-1] >= saves and any((checkpoints / f".round-{begun[-1]:06d}.tmp").glob("*"))
 
-    with Launch(ranks, command(job, out), logs) as launch:
+    with Launch(ranks, [sys.executable, "-c", SLOW_SAVES, "run", str(job), "--out", str(out)], logs) as launch:
         launch.wait_until(saving, 60)
         for pid in launch.pids():
             os.kill(pid, signal.SIGKILL)
