@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 from launch import ROOT, child_environment
-from runs import command, train
+from real_runs import command, train
 from small_jobs import write_dataset, write_job
 
 from parse_mpi.run.summary import accuracy_table, cost_lines

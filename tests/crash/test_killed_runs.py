@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from launch import Launch
-from runs import differences, result, train
+from real_runs import differences, result, train
 from small_jobs import write_job
 
 from parse_mpi.storage.checkpoint import load_newest

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from runs import differences, parameter_distance, result, train
+from real_runs import differences, parameter_distance, result, train
 from small_jobs import write_dataset, write_job
 
 from parse_mpi.storage.metrics import read_metrics

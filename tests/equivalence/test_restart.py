@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from launch import child_environment, run
-from runs import command, differences, parameter_distance, result, train
+from real_runs import command, differences, parameter_distance, result, train
 from small_jobs import write_dataset, write_job
 
 from parse_mpi.storage.checkpoint import load_newest

@@ -13,7 +13,7 @@ from launch import run
 from mixing_cases import Mixer, draw_cases
 from mpi4py import MPI
 from plain_parse import PlainParse
-from runs import parameter_distance, result, train
+from real_runs import parameter_distance, result, train
 from small_jobs import make_trainer, write_job
 
 from parse_mpi.exchange import mixing
