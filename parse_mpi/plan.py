@@ -74,6 +74,15 @@ class Plan:
             ]
         return slice_layouts(networks, self.slices)
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number in a row."""
+        return int(np.dtype(self.job.dtype).itemsize)
+
+    def row_bytes(self, graph: str) -> int:
+        """Bytes of all slices of one agent that travel together over a graph."""
+        return self.item_bytes * sum(self.layouts[spec.name].width for spec in self.slices if spec.graph == graph)
+
     def shapes_of(self, kind: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Modality -> sample shape for a kind of agent."""
         return {m: self.shapes[m] for m in kind}

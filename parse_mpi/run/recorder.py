@@ -175,6 +175,7 @@ class Recorder:
 
 def payload_bytes(plan: Plan, round_index: int) -> NDArray[np.int64]:
     """Bytes that agents send each other in a round, by slice [S]: rows over directed links, wherever the agents are."""
-    item = np.dtype(plan.job.dtype).itemsize
     links = {name: len(graph.at(round_index).neighbours) for name, graph in plan.graphs.items()}
-    return np.array([links.get(s.graph, 0) * plan.layouts[s.name].width * item for s in plan.slices], np.int64)
+    return np.array(
+        [links.get(s.graph, 0) * plan.layouts[s.name].width * plan.item_bytes for s in plan.slices], np.int64
+    )

@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from parse_mpi.agents.engines import STACK
 from parse_mpi.agents.optimisers import Sgd
 from parse_mpi.data.dataset import TEST, VALIDATION, Dataset
@@ -45,11 +43,6 @@ class RankMemory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def item_bytes(plan: Plan) -> int:
-    """Bytes of one number in the rows."""
-    return int(np.dtype(plan.job.dtype).itemsize)
-
-
 def first_routes(plan: Plan, rank: int) -> dict[str, Route]:
     """The rank's routes in the first round, by graph."""
     local = {agent.id for agent in plan.agents_on(rank)}
@@ -64,14 +57,14 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
 
     routes: the rank's `first_routes`.
     """
-    item = item_bytes(plan)
+    item = plan.item_bytes
     local = {agent.id for agent in plan.agents_on(rank)}
     width = {spec.name: plan.layouts[spec.name].width for spec in plan.slices}
     held = {spec.name: len(local.intersection(spec.holders)) for spec in plan.slices}
     own = sum(held[name] * width[name] for name in held) * item
     ghosts, buffers = 0, 0
     for name, graph in plan.graphs.items():
-        row = sum(width[spec.name] for spec in plan.slices if spec.graph == name) * item
+        row = plan.row_bytes(name)
         ghosts += ghost_bound(graph, plan.rank_of, rank) * row
         buffers += (len(routes[name].ghosts) + len(routes[name].send_rows)) * row
     return RankMemory(

@@ -20,7 +20,7 @@ from parse_mpi.exchange.routing import Route, chosen_transport
 from parse_mpi.job import PidSourceKey
 from parse_mpi.plan import Plan, data_warnings
 from parse_mpi.run.summary import size_text
-from parse_mpi.studies.memory import first_routes, item_bytes, rank_memory
+from parse_mpi.studies.memory import first_routes, rank_memory
 
 AGENTS_SHOWN = 60  # above that many, agents are summed up by kind unless all are asked for
 PIPED_WIDTH = 160  # columns where the output is no terminal
@@ -95,7 +95,7 @@ def _kinds(plan: Plan, dataset: Dataset) -> Table:
 
 
 def _slices(plan: Plan) -> Table:
-    rows, item = [], item_bytes(plan)
+    rows, item = [], plan.item_bytes
     for spec in plan.slices:
         width = plan.layouts[spec.name].width
         links = len(plan.graphs[spec.graph].at(0).neighbours) if spec.graph else 0
@@ -133,7 +133,7 @@ def _links(plan: Plan) -> Table:
     for name, graph in plan.graphs.items():
         matrix = graph.at(0)
         receivers = np.repeat(matrix.agents, matrix.degrees)
-        row_bytes = np.full(len(receivers), _row_bytes(plan, name))
+        row_bytes = np.full(len(receivers), plan.row_bytes(name))
         payload += csr_array((row_bytes, (receivers, matrix.neighbours)), payload.shape)
     links = payload.tocoo()
     kinds = sorted({agent.kind for agent in plan.agents})
@@ -156,7 +156,7 @@ def _ranks(plan: Plan, dataset: Dataset) -> Table:
         routes = first_routes(plan, rank)
         memory = rank_memory(plan, dataset, rank, routes)
         own = memory.rows + memory.gradients + memory.optimiser + memory.exchange
-        sent = sum(len(route.send_rows) * _row_bytes(plan, name) for name, route in routes.items())
+        sent = sum(len(route.send_rows) * plan.row_bytes(name) for name, route in routes.items())
         cells = (
             str(rank),
             f"{len(agents)} ({', '.join(f'{n} {k}' for k, n in Counter(agent.kind for agent in agents).items())})",
@@ -174,11 +174,6 @@ def _ranks(plan: Plan, dataset: Dataset) -> Table:
 def _receivers(routes: Mapping[str, Route]) -> set[int]:
     """The ranks that get rows by these routes."""
     return {peer for route in routes.values() for peer in route.send_to.tolist()}
-
-
-def _row_bytes(plan: Plan, graph: str) -> int:
-    """Bytes of all slices that travel together over a graph, of one agent."""
-    return item_bytes(plan) * sum(plan.layouts[spec.name].width for spec in plan.slices if spec.graph == graph)
 
 
 def _notes(plan: Plan, dataset: Dataset) -> Iterable[str]:
