@@ -22,8 +22,9 @@ from parse_mpi.errors import DataError, JobError, Problem, counted
 from parse_mpi.job import Job
 from parse_mpi.jobfile import JobFile, job_digest
 from parse_mpi.methods import make_method
-from parse_mpi.methods.base import ALL, MULTIMODAL, Agent, Method, SliceSpec
+from parse_mpi.methods.base import ALL, MULTIMODAL, Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
+from parse_mpi.population import Agent
 from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
 
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

@@ -19,9 +19,10 @@ from torch.func import functional_call
 
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.agents.samples import AgentSamples
-from parse_mpi.methods.base import LOSS_TERMS, Agent
+from parse_mpi.methods.base import LOSS_TERMS
 from parse_mpi.model.network import Output
 from parse_mpi.plan import Plan
+from parse_mpi.population import Agent
 
 STACK = 32  # agents of one kind that run together: bounds the memory of activations; larger stacks gain nothing
 

@@ -14,8 +14,8 @@ from parse_mpi.agents.optimisers import Sgd, guarded_step
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.agents.samples import AgentSamples
 from parse_mpi.data.sampler import Sampler
-from parse_mpi.methods.base import Agent
 from parse_mpi.plan import Plan
+from parse_mpi.population import Agent
 
 
 def local_order(plan: Plan, rank: int) -> list[Agent]:

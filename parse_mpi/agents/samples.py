@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parse_mpi.data.dataset import Dataset
-from parse_mpi.methods.base import Agent
 from parse_mpi.plan import Plan
+from parse_mpi.population import Agent
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from parse_mpi.population import Agent
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -18,19 +20,6 @@ if TYPE_CHECKING:
 # Names of graphs that are no modality's: a modality's name has no space, so that none can be mistaken for another.
 ALL, MULTIMODAL = "all agents", "multimodal agents"
 LOSS_TERMS = ("total", "ensemble", "heads", "contrastive")
-
-
-@dataclass(frozen=True)
-class Agent:
-    """One agent: its id and the modalities it holds, in the order of the data set."""
-
-    id: int
-    modalities: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        """Agents of one kind hold the same modalities and have the same network."""
-        return "+".join(self.modalities)
 
 
 @dataclass(frozen=True)

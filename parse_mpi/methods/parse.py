@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parse_mpi.job import Encoder, ParseMethod
-from parse_mpi.methods.base import ALL, MULTIMODAL, Agent, SliceSpec
+from parse_mpi.methods.base import ALL, MULTIMODAL, SliceSpec
 from parse_mpi.model.names import module_key
+from parse_mpi.population import Agent
 
 if TYPE_CHECKING:
     from torch import Tensor

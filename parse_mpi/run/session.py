@@ -23,8 +23,8 @@ from parse_mpi.exchange.neighbourhood import GraphExchange
 from parse_mpi.exchange.routing import ghost_bound
 from parse_mpi.exchange.world import World
 from parse_mpi.jobfile import JobFile
-from parse_mpi.methods.base import Agent
 from parse_mpi.plan import Plan, data_warnings, make_plan
+from parse_mpi.population import Agent
 from parse_mpi.run.display import Display
 from parse_mpi.run.evaluation import Evaluator
 from parse_mpi.run.preemption import StopRequest

@@ -16,8 +16,8 @@ from parse_mpi.errors import StorageError
 from parse_mpi.job import Job
 from parse_mpi.jobfile import load_job
 from parse_mpi.methods import make_method
-from parse_mpi.methods.base import Agent
 from parse_mpi.plan import place
+from parse_mpi.population import Agent
 from parse_mpi.storage.metrics import Metrics, read_metrics
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.topology.slice_graph import SliceGraph, slice_graph

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from parse_mpi.job import Encoder, ParseMethod
-from parse_mpi.methods.base import Agent
 from parse_mpi.methods.layout import slice_layouts
 from parse_mpi.methods.parse import Parse
 from parse_mpi.model.encoders import FissionEncoder, make_trunk
 from parse_mpi.model.heads import average_heads, prediction_names, predictions
 from parse_mpi.model.network import AgentNetwork, make_synergy_head
+from parse_mpi.population import Agent
 
 SHAPES = {"a": (5,), "b": (2, 3), "c": (4,)}
 SMALL = ParseMethod(name="parse", slices={"unique": 4, "redundant": 4, "synergistic": 4})
