@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,11 @@ from parse_mpi.jobfile import JobFile, job_digest
 from parse_mpi.methods import make_method
 from parse_mpi.methods.base import ALL, MULTIMODAL, Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
-from parse_mpi.population import Agent
+from parse_mpi.population import Agent, make_agents
 from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -53,11 +57,16 @@ class Plan:
     @property
     def kinds(self) -> tuple[tuple[str, ...], ...]:
         """The modality sets that occur, in order of first appearance."""
-        return tuple(dict.fromkeys(agent.modalities for agent in self.agents))
+        return tuple(dict.fromkeys(agent.modalities for agent in self.agents if agent.modalities))
+
+    @property
+    def models(self) -> tuple[Agent, ...]:
+        """The first agent of every blueprint, in order of appearance."""
+        return tuple({agent.blueprint: agent for agent in reversed(self.agents) if agent.modalities}.values())[::-1]
 
     def agents_on(self, rank: int) -> tuple[Agent, ...]:
-        """The agents of one rank, ascending by id."""
-        return tuple(agent for agent in self.agents if self.rank_of[agent.id] == rank)
+        """The agents of one rank that take part, ascending by id."""
+        return tuple(agent for agent in self.agents if agent.modalities and self.rank_of[agent.id] == rank)
 
     def sizes(self) -> NDArray[np.int64]:
         """Training samples per agent, int64 [A]."""
@@ -69,11 +78,12 @@ class Plan:
         import torch
 
         with torch.device("meta"):
-            networks = [
-                self.method.network(self.shapes_of(kind), self.class_count, self.job.encoder, seed=0)
-                for kind in self.kinds
-            ]
-        return slice_layouts(networks, self.slices)
+            models = [(agent, self.network(agent, seed=0)) for agent in self.models]
+        return slice_layouts(models, self.slices)
+
+    def network(self, agent: Agent, seed: int) -> nn.Module:
+        """The network of an agent at its initial values."""
+        return self.method.network(agent, self.shapes, self.class_count, seed)
 
     @property
     def item_bytes(self) -> int:
@@ -84,10 +94,6 @@ class Plan:
         """Bytes of all slices of one agent that travel together over a graph."""
         return self.item_bytes * sum(self.layouts[spec.name].width for spec in self.slices if spec.graph == graph)
 
-    def shapes_of(self, kind: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Modality -> sample shape for a kind of agent."""
-        return {m: self.shapes[m] for m in kind}
-
 
 def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     """Build the plan, or raise JobError with every problem that only data, graphs or ranks can show."""
@@ -95,7 +101,7 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     ranks_problems = _rank_problems(sum(entry.count for entry in job.agents), ranks)
     if problems := _agent_problems(jobfile, dataset):
         raise JobError(problems + ranks_problems)
-    agents = make_agents(job, dataset)
+    agents = make_agents(job, list(dataset.modalities))
     method = make_method(job.method)
     slices, graphs = _share_graphs(job, method.slices(agents), len(agents))
     problems = _graph_problems(jobfile, agents, graphs) + ranks_problems
@@ -132,13 +138,6 @@ def data_warnings(plan: Plan, dataset: Dataset) -> list[str]:
         names = ", ".join(dataset.class_names[c] for c in missing[:8]) + (", …" if len(missing) > 8 else "")
         warnings.append(f"no training sample has the class {names}: no agent can learn it")
     return warnings
-
-
-def make_agents(job: Job, dataset: Dataset) -> tuple[Agent, ...]:
-    """Agents with ids in the order of the job's list; modalities in the order of the data set."""
-    kinds = [tuple(m for m in dataset.modalities if m in entry.modalities) for entry in job.agents]
-    held = [kind for kind, entry in zip(kinds, job.agents, strict=True) for _ in range(entry.count)]
-    return tuple(Agent(i, modalities) for i, modalities in enumerate(held))
 
 
 def place(agents: Sequence[Agent], ranks: int) -> NDArray[np.int64]:

@@ -5,21 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from parse_mpi.job import Encoder, Job
 from parse_mpi.job.agents import Chosen, Share
 from parse_mpi.seeding import stream
 
 
 @dataclass(frozen=True)
 class Agent:
-    """One agent: its id and the modalities it holds, in the order of the data set; none while it is away."""
+    """One agent: its id, the modalities it holds, in the order of the data set, and its encoder of each.
+
+    An agent that is away holds none.
+    """
 
     id: int
     modalities: tuple[str, ...]
+    encoders: tuple[Encoder, ...]
 
     @property
     def kind(self) -> str:
         """Agents of one kind hold the same modalities."""
         return "+".join(self.modalities)
+
+    @property
+    def blueprint(self) -> tuple[tuple[str, ...], tuple[Encoder, ...]]:
+        """Agents with the same blueprint have networks of the same shape."""
+        return self.modalities, self.encoders
+
+
+def make_agents(job: Job, modalities: Sequence[str]) -> tuple[Agent, ...]:
+    """Agents with ids in the order of the job's list; `modalities`: all of the data set, in its order."""
+    agents: list[Agent] = []
+    for entry in job.agents:
+        held = tuple(m for m in modalities if m in entry.modalities)
+        encoders = (job.encoder,) * len(held)
+        agents += [Agent(len(agents) + k, held, encoders) for k in range(entry.count)]
+    return tuple(agents)
 
 
 def choose(chosen: Chosen, agents: Sequence[Agent], seed: int, purpose: str, index: int) -> tuple[int, ...]:

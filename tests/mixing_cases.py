@@ -88,7 +88,7 @@ class Mixer:
         self.slices: dict[str, SliceRows] = {}
         if len(held):
             for name, layout in layouts.items():
-                rows = SliceRows(name, layout, held, ghosts, (), getattr(torch, dtype), torch.device(device))
+                rows = SliceRows(name, layout, held, ghosts, getattr(torch, dtype), torch.device(device))
                 rows.local[:] = torch.from_numpy(case.values[name][np.searchsorted(holders, held)])
                 rows.gradients.fill_(torch.nan)  # what a backward pass left there must not matter
                 self.slices[name] = rows

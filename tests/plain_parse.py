@@ -24,9 +24,7 @@ class PlainParse:
         self.networks, self.optimisers, self.samplers = [], [], []
         o = self.job.train.optimiser
         for agent in plan.agents:
-            network = plan.method.network(
-                plan.shapes_of(agent.modalities), plan.class_count, self.job.encoder, self.job.seed
-            ).to(self.dtype)
+            network = plan.network(agent, self.job.seed).to(self.dtype)
             self.networks.append(network)
             self.optimisers.append(
                 torch.optim.SGD(network.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)

@@ -1,7 +1,7 @@
 """Engines: how the local agents' forward and backward passes are run.
 
 `loop` takes one agent after another, the reference and the only engine of mode `exact`, because its bits do not
-depend on who else is on the rank. `stacked` runs agents of one kind together by `torch.vmap` over row views.
+depend on who else is on the rank. `stacked` runs agents of one blueprint together by `torch.vmap` over row views.
 
 Shapes: A agents of a unit (absent in the loop engine), B batch, C classes, T loss terms.
 """
@@ -24,7 +24,7 @@ from parse_mpi.model.network import Output
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 
-STACK = 32  # agents of one kind that run together: bounds the memory of activations; larger stacks gain nothing
+STACK = 32  # agents of one blueprint that run together: bounds the memory of activations; larger stacks gain nothing
 
 # Gradients are views of the gradient rows, so a stacked leaf's strides differ from what autograd would allocate.
 # It accumulates into them correctly; only its advice about speed does not apply.
@@ -78,7 +78,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _groups(self) -> Iterator[list[int]]:
-        """Local agent indices of each unit: one kind, consecutive."""
+        """Local agent indices of each unit: one blueprint, consecutive."""
 
     @abstractmethod
     def _unit(self, slices: Mapping[str, SliceRows], group: list[int]) -> Unit:
@@ -92,12 +92,6 @@ class Engine(ABC):
     def _batch(self, position: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The batch as the engine wants it: cut to the true samples, or padded and masked."""
 
-    def _skeleton(self, modalities: tuple[str, ...]) -> nn.Module:
-        with torch.device("meta"):
-            return self.plan.method.network(
-                self.plan.shapes_of(modalities), self.plan.class_count, self.plan.job.encoder, seed=0
-            )
-
     def _make(self, slices: Mapping[str, SliceRows], group: list[int], one: bool) -> Unit:
         first = self.agents[group[0]]
         parameters: dict[str, Tensor] = {}
@@ -106,9 +100,11 @@ class Engine(ABC):
             if first.id in held:
                 start = held.index(first.id)
                 parameters |= rows.parameters(start if one else slice(start, start + len(group)))
+        with torch.device("meta"):
+            skeleton = self.plan.network(first, seed=0)
         return Unit(
             modalities=first.modalities,
-            network=self._skeleton(first.modalities),
+            network=skeleton,
             parameters=parameters,
             index=torch.tensor(group[0]) if one else torch.tensor(group, device=self.device),
             alignment_weight=self.plan.method.alignment_weight(first.modalities, self.plan.agents),
@@ -133,13 +129,13 @@ class LoopEngine(Engine):
 
 
 class StackedEngine(Engine):
-    """Up to STACK agents of one kind at a time, padded batches with masks."""
+    """Up to STACK agents of one blueprint at a time, padded batches with masks."""
 
     def _groups(self) -> Iterator[list[int]]:
-        kinds = [agent.kind for agent in self.agents]
+        models = [agent.blueprint for agent in self.agents]
         start = 0
-        for stop in range(1, len(kinds) + 1):
-            if stop == len(kinds) or kinds[stop] != kinds[start] or stop - start == STACK:
+        for stop in range(1, len(models) + 1):
+            if stop == len(models) or models[stop] != models[start] or stop - start == STACK:
                 yield list(range(start, stop))
                 start = stop
 

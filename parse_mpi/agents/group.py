@@ -19,9 +19,9 @@ from parse_mpi.population import Agent
 
 
 def local_order(plan: Plan, rank: int) -> list[Agent]:
-    """The rank's agents as their rows stand: by kind, then id, so that agents of one kind are consecutive."""
-    order = {kind: k for k, kind in enumerate(plan.kinds)}
-    return sorted(plan.agents_on(rank), key=lambda agent: (order[agent.modalities], agent.id))
+    """The rank's agents as their rows stand: by blueprint, then id, so that agents of one blueprint are consecutive."""
+    order = {agent.blueprint: k for k, agent in enumerate(plan.models)}
+    return sorted(plan.agents_on(rank), key=lambda agent: (order[agent.blueprint], agent.id))
 
 
 class AgentGroup:
@@ -78,18 +78,17 @@ class AgentGroup:
                     self.plan.layouts[spec.name],
                     held,
                     ghosts.get(spec.name, 0),
-                    self.optimiser.state,
                     dtype,
                     self.device,
+                    state=dict.fromkeys(self.optimiser.state, self.plan.layouts[spec.name].width),
                 )
         return slices
 
     def _fill_initial_values(self) -> None:
-        job = self.plan.job
-        for kind in dict.fromkeys(agent.modalities for agent in self.agents):
-            network = self.plan.method.network(self.plan.shapes_of(kind), self.plan.class_count, job.encoder, job.seed)
-            values = dict(network.named_parameters())
-            members = [agent.id for agent in self.agents if agent.modalities == kind]
+        for blueprint in dict.fromkeys(agent.blueprint for agent in self.agents):
+            members = [agent for agent in self.agents if agent.blueprint == blueprint]
+            values = dict(self.plan.network(members[0], self.plan.job.seed).named_parameters())
+            ids = [agent.id for agent in members]
             for rows in self.slices.values():
-                for row in np.flatnonzero(np.isin(rows.agents, members)):
+                for row in np.flatnonzero(np.isin(rows.agents, ids)):
                     rows.fill(int(row), values)

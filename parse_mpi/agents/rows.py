@@ -1,6 +1,7 @@
 """Slice rows: all agents of a rank that hold a slice, as one matrix with a row per agent.
 
-Shapes: A agents of this rank that hold the slice, G ghost rows (copies of remote neighbours), P parameters.
+Shapes: A agents of this rank that hold the slice, G ghost rows (copies of remote neighbours), P parameters, T columns
+that travel: P, or 2 P where an optimiser has neighbours average a second matrix beside the parameters.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from parse_mpi.methods.layout import SliceLayout
 class SliceRows:
     """One slice on one rank.
 
-    values [A + G, P]: the rows that networks view, with the ghost rows of the current round behind them.
-    gradients [A, P]: what backward accumulates into; free as scratch between the optimiser step and the next one.
-    state: optimiser state by name, [A, P] each.
+    mixed [A, T]: the live rows, which neighbours average. Their first P columns are `local`, which networks view.
+    source [A + G, T]: what a round's sums read, with the ghost rows of the round behind. It is the memory of `mixed`
+    itself, or (`apart`) a copy that `hold` takes at the start of the round, so that rows can travel while agents learn.
+    change [A, T]: scratch for the sums. Its first P columns are `gradients`, which backward accumulates into.
+    state: what the optimiser remembers by name, [A, columns] each.
     MPI never touches any of these: a write that autograd does not see between forward and backward would give
     silently wrong gradients.
     """
@@ -31,18 +34,31 @@ class SliceRows:
         layout: SliceLayout,
         agents: Sequence[int],
         ghosts: int,
-        state: Sequence[str],
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        copies: int = 1,
+        apart: bool = False,
+        state: Mapping[str, int] | None = None,
     ):
         self.name = name
         self.layout = layout
         self.agents: NDArray[np.int64] = np.asarray(agents, np.int64)
-        count = len(self.agents)
-        self.values = torch.zeros(count + ghosts, layout.width, dtype=dtype, device=device)
-        self.local = self.values[:count]
-        self.gradients = torch.zeros_like(self.local)
-        self.state = {key: torch.zeros_like(self.local) for key in state}
+        count, travelling = len(self.agents), copies * layout.width
+        self.apart = apart
+        self.source = torch.zeros(count + ghosts, travelling, dtype=dtype, device=device)
+        self.mixed = torch.zeros_like(self.source[:count]) if apart else self.source[:count]
+        self.change = torch.zeros_like(self.mixed)
+        self.local = self.mixed[:, : layout.width]
+        self.gradients = self.change[:, : layout.width]
+        self.state = {
+            key: torch.zeros(count, columns, dtype=dtype, device=device) for key, columns in (state or {}).items()
+        }
+
+    def hold(self) -> None:
+        """Take the copy that travels and is summed this round; nothing to do where the rows themselves do."""
+        if self.apart:
+            self.source[: len(self.agents)] = self.mixed
 
     def parameters(self, rows: slice | int) -> dict[str, Tensor]:
         """Autograd leaves that view the rows: name -> [*shape] for one row, [n, *shape] for a range of rows.
@@ -63,5 +79,5 @@ class SliceRows:
             self.local[row, span.start : span.stop] = parameters[span.name].detach().reshape(-1)
 
     def matrices(self) -> dict[str, Tensor]:
-        """Everything that belongs to the agents and outlives a round, by name: parameters and optimiser state."""
-        return {"parameters": self.local, **self.state}
+        """Everything that belongs to the agents and outlives a round, by name: travelling rows and optimiser state."""
+        return {"parameters": self.mixed, **self.state}

@@ -37,7 +37,7 @@ class GraphExchange:
         self.width = sum(self.widths.values())
         self.columns = _columns(list(self.widths.values())) if self.slices else []
         self.dtype: torch.dtype = getattr(torch, plan.job.dtype)
-        self.device = self.slices[0].values.device if self.slices else torch.device("cpu")
+        self.device = self.slices[0].source.device if self.slices else torch.device("cpu")
         self.tag = tag
         self.via = chosen_transport(graph, plan.job.exchange.via)
         self.row_type = MPI.BYTE.Create_contiguous(self.width * self.dtype.itemsize).Commit()
@@ -64,8 +64,8 @@ class GraphExchange:
     def mix_interior(self) -> None:
         """Sum the neighbours of agents whose neighbours are all local, while the other rows travel."""
         for rows in self.slices:
-            rows.gradients[self.indices.isolated] = 0
-            add_differences(rows.values, rows.gradients, self.indices.interior)
+            rows.change[self.indices.isolated] = 0
+            add_differences(rows.source, rows.change, self.indices.interior)
 
     def wait(self) -> None:
         """Until the remote rows are here."""
@@ -77,9 +77,9 @@ class GraphExchange:
         received = self._receive.to(self.device, non_blocking=True)  # done before MPI writes it again: see _pack
         for rows, (start, stop) in zip(self.slices, self.columns, strict=True):
             count = len(rows.agents)
-            rows.values[count : count + len(received)] = received[:, start:stop]
-            add_differences(rows.values, rows.gradients, self.indices.boundary)
-            rows.local.add_(rows.gradients)
+            rows.source[count : count + len(received)] = received[:, start:stop]
+            add_differences(rows.source, rows.change, self.indices.boundary)
+            rows.mixed.add_(rows.change)
 
     def sent_bytes(self) -> dict[str, dict[int, int]]:
         """Bytes sent this round: slice -> destination rank -> bytes."""
@@ -111,7 +111,7 @@ class GraphExchange:
         # Rows of a GPU come side by side on the GPU: only a contiguous copy goes straight into pinned memory.
         packed = self._send if self.device.type == "cpu" else torch.empty_like(self._send, device=self.device)
         for rows, (start, stop) in zip(self.slices, self.columns, strict=True):
-            packed[:, start:stop] = rows.local[index]
+            packed[:, start:stop] = rows.source[index]
         if self.device.type == "cuda":
             self._send.copy_(packed, non_blocking=True)
             # MPI reads and writes host memory: all copies from and to it must be complete.

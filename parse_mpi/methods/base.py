@@ -14,7 +14,6 @@ from parse_mpi.population import Agent
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from parse_mpi.job import Encoder
     from parse_mpi.model.network import Output
 
 # Names of graphs that are no modality's: a modality's name has no space, so that none can be mistaken for another.
@@ -44,10 +43,8 @@ class Method(Protocol):
     def slices(self, agents: Sequence[Agent]) -> tuple[SliceSpec, ...]:
         """The slice table; every parameter of every agent's network lies in exactly one slice."""
 
-    def network(
-        self, shapes: Mapping[str, tuple[int, ...]], class_count: int, encoder: Encoder, seed: int
-    ) -> nn.Module:
-        """A plain module for an agent that holds `shapes`, at its initial values."""
+    def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
+        """A plain module for an agent of this blueprint, at its initial values; shapes: modality -> sample shape."""
 
     def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
         """The factor in front of the alignment term for agents that hold `kind`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parse_mpi.job import Encoder, ParseMethod
+from parse_mpi.job import ParseMethod
 from parse_mpi.methods.base import ALL, MULTIMODAL, SliceSpec
 from parse_mpi.model.names import module_key
 from parse_mpi.population import Agent
@@ -46,12 +46,10 @@ class Parse:
     def _slice(self, name: str, parameters: tuple[str, ...], holders: tuple[int, ...], graph: str) -> SliceSpec:
         return SliceSpec(name, parameters, holders, graph, groups=(holders,))
 
-    def network(
-        self, shapes: Mapping[str, tuple[int, ...]], class_count: int, encoder: Encoder, seed: int
-    ) -> AgentNetwork:
+    def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> AgentNetwork:
         from parse_mpi.model.network import AgentNetwork
 
-        return AgentNetwork(shapes, class_count, self.options, encoder, seed)
+        return AgentNetwork(agent, shapes, class_count, self.options, seed)
 
     def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
         """beta for multimodal agents, 0 for the others (method.md 1.3).

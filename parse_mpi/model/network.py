@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from parse_mpi.job import Encoder, Network
+from parse_mpi.job import Network
 from parse_mpi.model.encoders import FissionEncoder, make_trunk
 from parse_mpi.model.names import module_key
+from parse_mpi.population import Agent
 from parse_mpi.seeding import derive_seed
 
 
@@ -30,7 +31,7 @@ class Output(NamedTuple):
 
 
 class AgentNetwork(nn.Module):
-    """Encoders and heads of an agent that holds `shapes` (modality -> sample shape).
+    """Encoders and heads of an agent; shapes: modality -> sample shape.
 
     Sub-modules carry the names that methods/ cuts into slices: `encoders.<key>.trunk`, `.unique_redundant`,
     `.synergistic`, `unique_heads.<key>`, `redundant_head`, `synergy_head`. Each is drawn from a random stream of its
@@ -38,19 +39,19 @@ class AgentNetwork(nn.Module):
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], class_count: int, options: Network, encoder: Encoder, seed: int
+        self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, options: Network, seed: int
     ):
         super().__init__()
         widths = options.slices
-        multimodal = len(shapes) > 1
-        self.modalities = tuple(shapes)
-        self.keys = tuple(module_key(m) for m in shapes)
+        multimodal = len(agent.modalities) > 1
+        self.modalities = agent.modalities
+        self.keys = tuple(module_key(m) for m in agent.modalities)
         self.pool = options.pool
         self.encoders = nn.ModuleDict()
         self.unique_heads = nn.ModuleDict()
-        for (m, shape), key in zip(shapes.items(), self.keys, strict=True):
+        for m, encoder, key in zip(agent.modalities, agent.encoders, self.keys, strict=True):
             with seeded(seed, f"encoder[{m}]"):
-                trunk = make_trunk(encoder, shape)
+                trunk = make_trunk(encoder, shapes[m])
                 unique_redundant = nn.Linear(trunk.width, widths.unique + widths.redundant)
             with seeded(seed, f"synergy[{m}]"):
                 synergistic = nn.Linear(trunk.width, widths.synergistic) if multimodal else None

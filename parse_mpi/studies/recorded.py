@@ -17,7 +17,7 @@ from parse_mpi.job import Job
 from parse_mpi.jobfile import load_job
 from parse_mpi.methods import make_method
 from parse_mpi.plan import place
-from parse_mpi.population import Agent
+from parse_mpi.population import Agent, make_agents
 from parse_mpi.storage.metrics import Metrics, read_metrics
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
@@ -42,8 +42,8 @@ class RecordedRun:
 
     @cached_property
     def agents(self) -> tuple[Agent, ...]:
-        """All agents by id, from the names of their kinds."""
-        return tuple(Agent(i, tuple(kind.split("+"))) for i, kind in enumerate(self.metrics["agents/kind"].tolist()))
+        """All agents by id."""
+        return make_agents(self.job, self.modalities)
 
     def kinds(self, most: int = 16) -> dict[str, NDArray[np.int64]]:
         """Kind -> ids of its agents, in order of appearance.

@@ -65,7 +65,7 @@ def test_engines_equal_plain_modules_on_the_cpu(tmp_path, engine, dtype, job):
         trainer.train_round(k, False)
         plain.round(k)
     for name, rows in trainer.group.slices.items():
-        assert str(rows.values.device) == GPU
+        assert str(rows.source.device) == GPU
         mine, expected = rows.local.double().cpu().numpy()[np.argsort(rows.agents)], plain.parameters(name)
         assert np.linalg.norm(mine - expected) <= BOUNDS[dtype] * np.linalg.norm(expected), name
 

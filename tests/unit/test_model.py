@@ -20,8 +20,12 @@ SMALL = ParseMethod(name="parse", slices={"unique": 4, "redundant": 4, "synergis
 ENCODER = Encoder(hidden=(7,))
 
 
+def agent(id, *modalities):
+    return Agent(id, modalities, (ENCODER,) * len(modalities))
+
+
 def network(*modalities, options=SMALL, seed=0):
-    return AgentNetwork({m: SHAPES[m] for m in modalities}, 3, options, ENCODER, seed)
+    return AgentNetwork(agent(0, *modalities), SHAPES, 3, options, seed)
 
 
 def samples(*modalities, count=6):
@@ -89,14 +93,13 @@ def test_ensembles_average_types_or_heads():
 
 
 def test_every_parameter_lies_in_one_slice_of_its_holders():
-    agents = [Agent(0, ("a",)), Agent(1, ("b",)), Agent(2, ("a", "b")), Agent(3, ("a", "b", "c"))]
+    agents = [agent(0, "a"), agent(1, "b"), agent(2, "a", "b"), agent(3, "a", "b", "c")]
     table = Parse(SMALL).slices(agents)
-    kinds = {agent.modalities for agent in agents}
-    layouts = slice_layouts([network(*kind) for kind in kinds], table)
+    layouts = slice_layouts([(a, network(*a.modalities)) for a in agents], table)
     holders = {spec.name: set(spec.holders) for spec in table}
-    for agent in agents:
-        expected = sum(p.numel() for p in network(*agent.modalities).parameters())
-        assert expected == sum(layouts[name].width for name in layouts if agent.id in holders[name])
+    for a in agents:
+        expected = sum(p.numel() for p in network(*a.modalities).parameters())
+        assert expected == sum(layouts[name].width for name in layouts if a.id in holders[name])
     assert holders["encoder[a]"] == {0, 2, 3}
     assert holders["synergy[a]"] == holders["synergy_head"] == {2, 3}
     assert holders["synergy[c]"] == {3}
@@ -104,10 +107,10 @@ def test_every_parameter_lies_in_one_slice_of_its_holders():
 
 
 def test_a_parameter_outside_the_table_is_refused():
-    agents = [Agent(0, ("a",))]
+    agents = [agent(0, "a")]
     table = [spec for spec in Parse(SMALL).slices(agents) if spec.name != "redundant_head"]
     with pytest.raises(ValueError, match=r"redundant_head\.\w+ lies in no slice"):
-        slice_layouts([network("a")], table)
+        slice_layouts([(agents[0], network("a"))], table)
 
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("linear", 0.45, 0.55), ("mlp", 0.999, 1.0)])
@@ -129,8 +132,8 @@ def test_only_a_nonlinear_synergy_head_learns_xor_of_a_mean(kind, low, high):
 
 
 def test_alignment_weight_divides_dilution_out():
-    agents = [Agent(i, ("a",)) for i in range(20)] + [Agent(20 + i, ("b",)) for i in range(5)]
-    agents += [Agent(25 + i, ("a", "b")) for i in range(5)]
+    agents = [agent(i, "a") for i in range(20)] + [agent(20 + i, "b") for i in range(5)]
+    agents += [agent(25 + i, "a", "b") for i in range(5)]
     plain, scaled = (Parse(SMALL.model_copy(update={"beta": 0.5, "beta_scale": s})) for s in ("none", "holders"))
     assert plain.alignment_weight(("a",), agents) == scaled.alignment_weight(("a",), agents) == 0
     assert plain.alignment_weight(("a", "b"), agents) == 0.5
@@ -140,10 +143,10 @@ def test_alignment_weight_divides_dilution_out():
 def test_modality_names_that_modules_use_themselves_are_fine():
     names = ("values", "type", "keys", "items", "all", "multimodal")
     shapes = dict.fromkeys(names, (3,))
-    net = AgentNetwork(shapes, 3, SMALL, ENCODER, seed=0)
+    net = AgentNetwork(agent(0, *names), shapes, 3, SMALL, seed=0)
     out = net({name: torch.ones(2, 3) for name in names})
     assert out.logits["unique"].shape == (6, 2, 3)
-    agents = [Agent(0, names), Agent(1, ("all",)), Agent(2, ("multimodal", "type"))]
+    agents = [agent(0, *names), agent(1, "all"), agent(2, "multimodal", "type")]
     graphs = {spec.graph: spec.groups for spec in Parse(SMALL).slices(agents)}
     assert graphs["all"] == ((0, 1),)
     assert graphs["all agents"] == ((0, 1, 2),)

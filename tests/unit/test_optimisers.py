@@ -13,8 +13,8 @@ LAYOUT = SliceLayout((ParameterSpan("w", (2, 3), 0, 6), ParameterSpan("b", (2,),
 
 def make_rows(agents=3, ghosts=2, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
-    rows = SliceRows("slice", LAYOUT, range(agents), ghosts, ("momentum",), dtype, torch.device("cpu"))
-    rows.values.copy_(torch.randn(agents + ghosts, 8, generator=generator, dtype=dtype))
+    rows = SliceRows("slice", LAYOUT, range(agents), ghosts, dtype, torch.device("cpu"), state={"momentum": 8})
+    rows.source.copy_(torch.randn(agents + ghosts, 8, generator=generator, dtype=dtype))
     rows.state["momentum"].copy_(torch.randn(agents, 8, generator=generator, dtype=dtype))
     rows.gradients.copy_(torch.randn(agents, 8, generator=generator, dtype=dtype))
     return rows
