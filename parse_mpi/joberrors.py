@@ -12,14 +12,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from parse_mpi.yamlfile import Document, KeyPath, Value
 
 LONGEST_SHOWN = 60  # characters of a value in a message
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", JsonValue: "any value"}
 
 
 def blame_all(document: Document, schema: type[BaseModel], errors: Sequence[ErrorDetails]) -> None:
@@ -66,8 +66,8 @@ def _blame(document: Document, schema: type[BaseModel], error: ErrorDetails, key
     if kind in ("missing", "union_tag_not_found"):
         document.blame(keys, f"`{dotted(keys)}` is missing; it must be {_describe(allowed)}")
     elif kind == "extra_forbidden":
-        homes = [dotted(path[:-1]) or "the top level" for path in key_paths(schema) if path[-1] == keys[-1]]
-        hint = key_hint(str(keys[-1]), list(_fields(allowed)), list(dict.fromkeys(homes)))
+        homes = list(dict.fromkeys(_homes(schema, str(keys[-1]))))
+        hint = key_hint(str(keys[-1]), list(_fields(allowed)), homes)
         document.blame(keys, f"unknown key `{dotted(keys)}`", hint)
     elif kind == "value_error":
         reason = str(error["ctx"]["error"])
@@ -143,6 +143,8 @@ def _branches(annotation: Any) -> list[Any]:
 
 def _tagged(annotation: Any) -> tuple[str, dict[str, Any]] | None:
     """Of a union told apart by one key: that key, and the branch of each of its values."""
+    if get_origin(annotation) is Annotated:  # an entry of a list
+        annotation = FieldInfo.from_annotation(annotation)
     if not isinstance(annotation, FieldInfo) or not isinstance(annotation.discriminator, str):
         return None
     tag_key = annotation.discriminator
@@ -162,6 +164,8 @@ def _fields(annotation: Any) -> Mapping[str, FieldInfo]:
 def _child(annotation: Any, key: str | int) -> Any:
     """The annotation of an entry; of an unknown key, the parent's own."""
     bare, _ = _bare(annotation)
+    if get_origin(bare) is dict:
+        return get_args(bare)[1]
     if isinstance(key, str):
         return _fields(bare).get(key, bare)
     entries = get_args(bare)
@@ -178,11 +182,25 @@ def _meant(branches: Sequence[Any], value: Value) -> type[BaseModel] | None:
 
 
 def key_paths(annotation: Any, above: KeyPath = ()) -> Iterator[KeyPath]:
-    """Every key path that the schema knows, lists left out."""
+    """Every key path that the schema knows, entries of lists and of mappings of names left out."""
     for branch in _branches(annotation):
         for name, field in _fields(branch).items():
             yield (*above, name)
             yield from key_paths(field, (*above, name))
+
+
+def _homes(annotation: Any, key: str, above: KeyPath = ()) -> Iterator[str]:
+    """The sections that know a key; of a union told apart by one key, with the branches that do unless all do."""
+    branches = _branches(annotation)
+    if knowing := [branch for branch in branches if key in _fields(branch)]:
+        home = dotted(above) or "the top level"
+        if (tagged := _tagged(annotation)) and len(knowing) < len(branches):
+            tag_key, by_tag = tagged
+            home += f" with {tag_key}: {either([tag for tag, branch in by_tag.items() if branch in knowing])}"
+        yield home
+    for branch in branches:
+        for name, field in _fields(branch).items():
+            yield from _homes(field, key, (*above, name))
 
 
 # -- what an annotation allows, in words -----------------------------------------------------------------------------
@@ -199,6 +217,8 @@ def _describe(annotation: Any) -> str:
         return either([str(word) for word in get_args(bare)])
     if get_origin(bare) is tuple:
         return _describe_list(get_args(bare), limits)
+    if get_origin(bare) is dict:
+        return f"a mapping of names, each to {_describe(get_args(bare)[1])}"
     if fields := _fields(bare):
         return f"a mapping with the keys {', '.join(fields)}"
     words = list(_limits(limits))

@@ -14,17 +14,22 @@ from pydantic import ValidationError
 
 from parse_mpi.errors import JobError, Problem
 from parse_mpi.job import Hdf5Source, Job
+from parse_mpi.job.topology import parse_edges
 from parse_mpi.joberrors import blame_all, dotted, key_hint, key_paths, show
 from parse_mpi.yamlfile import Document, KeyPath, Value, parse_yaml, place_of, read_yaml, write_yaml
 
 PACKAGE_DIR = Path(__file__).parent
 SHIPPED_DIRS = (PACKAGE_DIR, PACKAGE_DIR.parent)  # jobs/ and topologies/ lie in the one in a wheel, in the other here
-BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "exchange", "device")
+BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "device")
 LEAVING_OUT_TRIES = 10  # a value, the list that it leaves empty, the section that needs it, ...
 AGENTS: KeyPath = ("agents",)
 SOURCE: KeyPath = ("data", "source")
 PARTITION: KeyPath = ("data", "partition")
-DECIDE_GRAPHS: tuple[KeyPath, ...] = (AGENTS, SOURCE, ("topology",), ("method", "name"), ("seed",))
+HDF5: KeyPath = (*SOURCE, "hdf5")
+OWNERS: KeyPath = (*PARTITION, "file")
+EDGE_FILE: KeyPath = ("topology", "file")
+DECIDE_FAMILIES: tuple[KeyPath, ...] = (("encoder",), ("encoders",))
+DECIDE_GRAPHS: tuple[KeyPath, ...] = (AGENTS, SOURCE, ("topology",), ("method", "name"), ("seed",), *DECIDE_FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
 
     Raises UnsoundJobError with all problems, or JobError where there is nothing that could be read as a job.
 
-    `topology: NAME` is replaced by what its file says, and a relative data.source.hdf5 by an absolute path.
+    `topology: NAME` is replaced by what its file says, the edge list that `topology.file` names by its edges, and
+    relative paths of data files by absolute ones.
     """
     if not os.path.exists(path):
         raise JobError([Problem(str(path), "there is no such file", _nearby_jobs(path))])
@@ -77,7 +83,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     for override in overrides:
         _override(document, document.value, override, path.parent)
     _read_topology(document, document.value, path.parent)
-    _find_hdf5(document, document.value, path.parent)
+    _find_file(document, document.value, HDF5, path.parent)
+    _find_file(document, document.value, OWNERS, path.parent)
+    _find_file(document, document.value, EDGE_FILE, path.parent)
+    _read_edges(document, document.value)
+    _find_own_encoders(document.value, path.parent)
     job = _validate(document)
     if job is None or document.problems:
         raise UnsoundJobError(in_reading_order(document.problems), _provisional(document, path))
@@ -116,10 +126,16 @@ def _validate(document: Document) -> Job | None:
 
 
 def _trajectory(job: Job) -> dict[str, Value]:
-    settings: dict[str, Value] = job.model_dump(mode="json", exclude={*BESIDE_THE_TRAJECTORY, "train"})
+    settings: dict[str, Value] = job.model_dump(mode="json", exclude={*BESIDE_THE_TRAJECTORY, "exchange", "train"})
+    settings["exchange"] = job.exchange.model_dump(mode="json", exclude={"via", "progress"})
     settings["train"] = job.train.model_dump(mode="json", exclude={"rounds"})
-    if isinstance(job.data.source, Hdf5Source):  # the file may move; its content has a digest of its own
-        settings["data"] = job.data.model_dump(mode="json", exclude={"source": {"hdf5"}})
+    # Files may move, and may be read in either way; their content has a digest of its own.
+    elsewhere = {"partition": {"file"}}
+    if isinstance(job.data.source, Hdf5Source):
+        elsewhere["source"] = {"hdf5", "reading"}
+    settings["data"] = job.data.model_dump(mode="json", exclude=elsewhere)
+    for encoder in _encoders(settings):
+        encoder.pop("file", None)
     return settings
 
 
@@ -228,16 +244,18 @@ def _concerns(wrong: KeyPath, section: KeyPath, lines: Mapping[KeyPath, str]) ->
 
 
 def _with_stand_ins(value: Value, any_graphs: bool, any_partition: bool) -> Value:
-    """A job's value with harmless entries for what a job must have, and for graphs and partition if they may be any."""
+    """A job's value with harmless entries for what a job must have, and for graphs and shares of data in doubt."""
     assert isinstance(value, dict)
     settings: dict[str, Value] = {"name": "provisional", "method": {"name": "parse"}, **value}
     agents, data = settings.get("agents"), settings.get("data")
     if isinstance(agents, list):
         settings["agents"] = [{"count": 1, **entry} if isinstance(entry, dict) else entry for entry in agents]
     if any_graphs:
-        settings["topology"] = {"kind": "complete"}
+        settings |= {"topology": {"kind": "complete"}, "encoder": {"kind": "auto"}, "encoders": {}}
+        for entry in _mappings(settings.get("agents")):
+            entry.pop("encoders", None)
     if any_partition:
-        settings["data"] = {**(data if isinstance(data, dict) else {}), "partition": {"min_per_agent": 1}}
+        settings["data"] = {**(data if isinstance(data, dict) else {}), "partition": {"min_per_agent": 1}, "poor": []}
     return settings
 
 
@@ -298,22 +316,70 @@ def _read_topology(document: Document, settings: dict[str, Value], job_dir: Path
         document.problems.extend(error.problems)
         document.wrong.add(("topology",))
         return
+    if isinstance(read.value, dict) and isinstance(edge_file := read.value.get("file"), str):
+        beside = os.path.join(os.path.dirname(file), edge_file)
+        read.value["file"] = beside if os.path.isfile(beside) else edge_file
     settings["topology"] = read.value
     document.graft(("topology",), read)
 
 
-def _find_hdf5(document: Document, settings: dict[str, Value], job_dir: Path) -> None:
-    """Make data.source.hdf5 absolute: beside the job file, then in $PARSE_MPI_DATA, then in the working directory."""
-    data = settings.get("data")
-    source = data.get("source") if isinstance(data, dict) else None
-    name = source.get("hdf5") if isinstance(source, dict) else None
-    if not isinstance(source, dict) or not isinstance(name, str):
+def _read_edges(document: Document, settings: dict[str, Value]) -> None:
+    """Put the edges that a topology's file lists in the place of its name."""
+    topology = settings.get("topology")
+    if not isinstance(topology, dict) or "file" not in topology or document.blamed(EDGE_FILE):
+        return
+    name = topology["file"]
+    if not isinstance(name, str):
+        document.blame(EDGE_FILE, f"`{dotted(EDGE_FILE)}` is {show(name)}; it must be the path of an edge list")
+    elif "edges" in topology:
+        document.blame(EDGE_FILE, "`file` and `edges` both say which agents are linked", "keep one of the two")
+    else:
+        try:
+            edges = parse_edges(Path(name).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            document.blame(EDGE_FILE, f"{name}: {error}")
+        else:
+            del topology["file"]
+            topology["edges"] = [[i, j] for i, j in edges]
+            document.lines[("topology", "edges")] = place_of(document.lines, EDGE_FILE)
+
+
+def _find_file(document: Document, settings: dict[str, Value], keys: KeyPath, job_dir: Path) -> None:
+    """Make a path absolute: beside the job file, then in $PARSE_MPI_DATA, then in the working directory."""
+    section: Value = settings
+    for key in keys[:-1]:
+        section = section.get(str(key)) if isinstance(section, dict) else None
+    name = section.get(str(keys[-1])) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(name, str):
         return
     places = [str(job_dir), os.environ.get("PARSE_MPI_DATA", ""), ""]
     candidates = list(dict.fromkeys(os.path.abspath(os.path.join(place, os.path.expanduser(name))) for place in places))
     found = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if found is None:
         hint = "set PARSE_MPI_DATA to the directory that holds it; looked for " + ", ".join(candidates)
-        document.blame(("data", "source", "hdf5"), f"there is no file '{name}'", hint)
+        document.blame(keys, f"there is no file '{name}'", hint)
     else:
-        source["hdf5"] = found
+        section[str(keys[-1])] = found
+
+
+def _find_own_encoders(settings: dict[str, Value], job_dir: Path) -> None:
+    """Say which file an own encoder's function is in: the one that is given, or that of its module beside the job."""
+    for encoder in _encoders(settings):
+        file, factory = encoder.get("file"), encoder.get("factory")
+        if isinstance(file, str):
+            encoder["file"] = os.path.abspath(job_dir / os.path.expanduser(file))
+        elif file is None and isinstance(factory, str) and encoder.get("kind") == "own":
+            beside = job_dir.joinpath(*factory.split(".")[:-1]).with_suffix(".py")
+            if os.path.isfile(beside):
+                encoder["file"] = os.path.abspath(beside)
+
+
+def _encoders(settings: Mapping[str, Value]) -> list[dict[str, Value]]:
+    """Every mapping of a job that describes an encoder."""
+    by_modality = [section.get("encoders") for section in (settings, *_mappings(settings.get("agents")))]
+    named = [encoder for encoders in _mappings(by_modality) for encoder in encoders.values()]
+    return _mappings([settings.get("encoder"), *named])
+
+
+def _mappings(values: Value) -> list[dict[str, Value]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []

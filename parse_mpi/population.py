@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parse_mpi.job import Encoder, Job
-from parse_mpi.job.agents import Chosen, Share
+from parse_mpi.job.agents import AgentKind, Chosen, Share
 from parse_mpi.seeding import stream
 
 
@@ -31,15 +31,36 @@ class Agent:
         """Agents with the same blueprint have networks of the same shape."""
         return self.modalities, self.encoders
 
+    def encoder(self, modality: str) -> Encoder:
+        """Its encoder of a modality that it holds."""
+        return self.encoders[self.modalities.index(modality)]
+
+
+def encoder_of(job: Job, entry: AgentKind, modality: str) -> Encoder:
+    """The encoder that an entry of the job's list has, or would have, for a modality."""
+    return entry.encoders.get(modality, job.encoders.get(modality, job.encoder))
+
+
+def encoder_key(job: Job, index: int, modality: str) -> tuple[str | int, ...]:
+    """Where the job says so: the key path of what `encoder_of` its entry `index` gives."""
+    if modality in job.agents[index].encoders:
+        return "agents", index, "encoders", modality
+    return ("encoders", modality) if modality in job.encoders else ("encoder",)
+
 
 def make_agents(job: Job, modalities: Sequence[str]) -> tuple[Agent, ...]:
     """Agents with ids in the order of the job's list; `modalities`: all of the data set, in its order."""
     agents: list[Agent] = []
     for entry in job.agents:
         held = tuple(m for m in modalities if m in entry.modalities)
-        encoders = (job.encoder,) * len(held)
+        encoders = tuple(encoder_of(job, entry, m) for m in held)
         agents += [Agent(len(agents) + k, held, encoders) for k in range(entry.count)]
     return tuple(agents)
+
+
+def families(agents: Sequence[Agent], modality: str) -> tuple[Encoder, ...]:
+    """The different encoders that agents have for a modality, in order of appearance: one for each family."""
+    return tuple(dict.fromkeys(agent.encoder(modality) for agent in agents if modality in agent.modalities))
 
 
 def choose(chosen: Chosen, agents: Sequence[Agent], seed: int, purpose: str, index: int) -> tuple[int, ...]:

@@ -6,10 +6,31 @@ mixing as a dense matrix product over all agents' parameters.
 
 import numpy as np
 import torch
+from small_jobs import make_trainer
 from torch.nn import functional
 
 from parse_mpi.data.dataset import TRAIN
+from parse_mpi.data.labels import known_labels
 from parse_mpi.data.sampler import Sampler
+from parse_mpi.seeding import stream
+
+
+def largest_difference(tmp_path, changes, rounds):
+    """Of a slice after some rounds, relative Frobenius norm between parse_mpi and the reference."""
+    trainer, plan, dataset = make_trainer(tmp_path, changes)
+    plain = PlainParse(plan, dataset)
+    for k in range(rounds):
+        trainer.enter_era(k)
+        losses, _ = trainer.train_round(k, False)
+        expected = plain.round(k)
+        group = trainer.now.group
+        if plan.job.train.local_steps == 1:
+            np.testing.assert_allclose(losses[np.argsort(group.ids), 0], expected, rtol=1e-4)
+    worst = 0.0
+    for name, rows in group.slices.items():
+        mine, theirs = rows.local.double().numpy()[np.argsort(rows.agents)], plain.parameters(name)
+        worst = max(worst, np.linalg.norm(mine - theirs) / np.linalg.norm(theirs))
+    return worst
 
 
 class PlainParse:
@@ -21,34 +42,72 @@ class PlainParse:
         self.dtype = getattr(torch, self.job.dtype)
         self.inputs = self._standardised(dataset)
         self.labels = torch.from_numpy(dataset.labels)
-        self.networks, self.optimisers, self.samplers = [], [], []
-        o = self.job.train.optimiser
-        for agent in plan.agents:
-            network = plan.network(agent, self.job.seed).to(self.dtype)
-            self.networks.append(network)
-            self.optimisers.append(
-                torch.optim.SGD(network.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-            )
-            sizes, ids = np.array([len(plan.samples[agent.id])]), np.array([agent.id])
-            self.samplers.append(Sampler(sizes, ids, self.job.train.batch_size, self.job.seed))
+        self.balances = {agent.id: 1.0 for agent in plan.agents}
+        self.samplers = [
+            Sampler(np.array([len(own)]), np.array([i]), self.job.train.batch_size, self.job.seed)
+            for i, own in enumerate(plan.samples)
+        ]
+        self.networks, self.optimisers = {}, {}
+        self._make_networks()
 
     def round(self, index):
-        """H local steps of every agent, then mixing; returns the last total loss of every agent."""
+        """H local steps of every agent that is here, then mixing; returns the last total loss of each."""
+        if self.plan.at(index) is not self.plan:
+            self._enter(self.plan.at(index))
+        here = [agent for agent in self.plan.agents if agent.modalities]
         steps = range(index * self.job.train.local_steps, (index + 1) * self.job.train.local_steps)
-        losses = [self._local_step(agent, step) for step in steps for agent in self.plan.agents]
+        losses = [self._local_step(agent, step) for step in steps for agent in here]
         self._mix(index)
-        return losses[-len(self.plan.agents) :]
+        return losses[-len(here) :]
 
     def parameters(self, name):
         """float64 [holders, P] of one slice, by ascending id, in the order of the network's parameters."""
         spec = next(s for s in self.plan.slices if s.name == name)
         return np.stack([self._row(i, spec).detach().double().numpy() for i in spec.holders])
 
+    def _make_networks(self):
+        """At initial values, for those that are here, with an optimiser each."""
+        o = self.job.train.optimiser
+        here = [agent for agent in self.plan.agents if agent.modalities]
+        self.networks = {agent.id: self.plan.network(agent, self.job.seed).to(self.dtype) for agent in here}
+        self.optimisers = {
+            i: torch.optim.SGD(network.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+            for i, network in self.networks.items()
+        }
+
+    @torch.no_grad()
+    def _enter(self, plan):
+        """Events: what an agent still holds goes on with its momentum, what it gains is a neighbour's, drawn at random.
+
+        Nobody remembers what it lost.
+        """
+        networks, optimisers = self.networks, self.optimisers
+        rows = {spec.name: {i: self._row(i, spec) for i in spec.holders} for spec in self.plan.slices}
+        self.plan = plan
+        self._make_networks()
+        for i in self.networks.keys() & networks.keys():
+            before = dict(networks[i].named_parameters())
+            for name, p in self.networks[i].named_parameters():
+                if name in before:
+                    p.copy_(before[name])
+                    self.optimisers[i].state[p] = optimisers[i].state[before[name]]
+        for spec in plan.slices:
+            had = rows.get(spec.name, {})
+            for i in set(spec.holders) - had.keys():
+                dense = plan.graphs[spec.graph].at(plan.start).dense() if spec.graph else np.eye(len(spec.holders))
+                neighbours = [
+                    j for j, w in zip(spec.holders, dense[spec.holders.index(i)], strict=True) if w and j in had
+                ]
+                if neighbours:
+                    draw = stream(self.job.seed, f"donor:{spec.name}", i, plan.start)
+                    self._write(i, spec, had[draw.choice(neighbours)])
+
     def _standardised(self, dataset):
-        """Moments over all holders' samples together, as NumPy gives them."""
+        """Moments over the samples of all that ever hold a modality together, as NumPy gives them."""
         inputs = {}
         for m, x in dataset.modalities.items():
-            held = np.concatenate([self.plan.samples[a.id] for a in self.plan.agents if m in a.modalities])
+            holders = sorted({a.id for era in self.plan.eras for a in era.agents if m in a.modalities})
+            held = np.concatenate([self.plan.samples[i] for i in holders])
             assert set(held) <= set(dataset.indices(TRAIN))
             mean, std = x[held].astype(np.float64).mean(0), x[held].astype(np.float64).std(0)
             scale = np.maximum(std, 0.1 * np.sqrt(np.square(std).mean()))
@@ -58,31 +117,62 @@ class PlainParse:
     def _local_step(self, agent, step):
         position, mask = self.samplers[agent.id].batch(step)
         index = self.plan.samples[agent.id][position[0][mask[0]]]
-        y = self.labels[index]
         network, optimiser = self.networks[agent.id], self.optimisers[agent.id]
+        y = self._labels(agent)[position[0][mask[0]]]
         out = network({m: self.inputs[m][index] for m in agent.modalities})
-        by_type = [logits.mean(0) for logits in out.logits.values()]
-        loss = functional.cross_entropy(torch.stack(by_type).mean(0), y)
-        loss = (
-            loss
-            + torch.stack(
-                [torch.stack([functional.cross_entropy(h, y) for h in heads]).mean() for heads in out.logits.values()]
-            ).mean()
-        )
+        classification = self._classification(out, y)
+        loss = classification
         if len(agent.modalities) > 1:
-            loss = loss + self.job.method.beta * self._alignment(out.z)
+            alignment = self._alignment(network, out.z)
+            loss = loss + self._weight(agent, step, classification, alignment) * alignment
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         return float(loss.detach())
 
-    def _alignment(self, z):
+    def _labels(self, agent):
+        """Of an agent's samples, -1 where it does not know them."""
+        own = self.labels[self.plan.samples[agent.id]].numpy()
+        return torch.from_numpy(known_labels(own, agent.id, self.job.data.labelled_fraction, self.job.seed))
+
+    def _classification(self, out, y):
+        """Cross-entropy of the ensemble and mean cross-entropy of the heads, over the labelled samples."""
+        known = y >= 0
+        if not known.any():
+            return sum(logits.sum() for logits in out.logits.values()) * 0
+        by_type, by_head = [], []
+        for logits in out.logits.values():
+            share = out.share if len(logits) > 1 else torch.ones(1, dtype=self.dtype)
+            by_type.append(sum(w * head for w, head in zip(share, logits, strict=True)))
+            by_head.append(torch.stack([functional.cross_entropy(head[known], y[known]) for head in logits]).mean())
+        return functional.cross_entropy(torch.stack(by_type).mean(0)[known], y[known]) + torch.stack(by_head).mean()
+
+    def _weight(self, agent, step, classification, alignment):
+        """beta in this step; an adaptive one is measured before the first step of every so many rounds."""
+        schedule, (index, inside) = self.job.method.beta_schedule, divmod(step, self.job.train.local_steps)
+        if schedule.kind == "warm-up":
+            return self.job.method.beta * min(1, index / schedule.rounds)
+        if schedule.kind == "adaptive" and inside == 0 and index % schedule.every == 0:
+            encoders = list(self.networks[agent.id].encoders.parameters())
+            norms = []
+            for loss in (classification, alignment):
+                self.networks[agent.id].zero_grad()
+                loss.backward(retain_graph=True)
+                norms.append(torch.cat([p.grad.flatten() for p in encoders]).norm())
+            ratio = min(max(float(norms[0] / norms[1]), 1 / schedule.limit), schedule.limit)
+            before = self.balances[agent.id]
+            self.balances[agent.id] = schedule.decay * before + (1 - schedule.decay) * ratio
+        return self.job.method.beta * self.balances[agent.id]
+
+    def _alignment(self, network, z):
         """Cosine hard negatives, no label mask: InfoNCE as a cross-entropy with the positive on the diagonal."""
-        r, u, s = (z[t] for t in ("redundant", "unique", "synergistic"))
+        r = z["redundant"]
+        near_r, u, s = (network.projectors[t](z[t]) if network.projectors else z[t] for t in
+                        ("redundant", "unique", "synergistic"))  # fmt: skip
         terms = []
         for m, n in [(m, n) for m in range(len(r)) for n in range(len(r)) if m != n]:
             near = functional.cosine_similarity(r[m].unsqueeze(1), r[n].unsqueeze(0), dim=-1)
-            hard = [functional.cosine_similarity(r[m], other, dim=-1) for other in (u[m], u[n], s[m], s[n])]
+            hard = [functional.cosine_similarity(near_r[m], other, dim=-1) for other in (u[m], u[n], s[m], s[n])]
             logits = torch.cat([near, torch.stack(hard, 1)], 1) / self.job.method.temperature
             terms.append(functional.cross_entropy(logits, torch.arange(len(near))))
         return torch.stack(terms).mean()
@@ -90,7 +180,7 @@ class PlainParse:
     @torch.no_grad()
     def _mix(self, index):
         for spec in self.plan.slices:
-            if not spec.graph:
+            if not spec.graph or (index + 1) % spec.every:
                 continue
             dense = torch.from_numpy(self.plan.graphs[spec.graph].at(index).dense()).to(self.dtype)
             rows = dense @ torch.stack([self._row(i, spec) for i in spec.holders])

@@ -1,6 +1,6 @@
 """pytest plugin inside ranks: writes what happens to each test at once, and ends a rank whose test hangs.
 
-Loaded with `-p rank_log` by ranks/rank_tests.py. Each line of $RANK_EVENTS is an event and what it is about.
+Loaded with `-p rank_log` by rank_tests.py. Each line of $RANK_EVENTS is an event and what it is about.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ BASE = {
     ],
     "topology": {"kind": "ring"},
     "method": {"name": "parse", "slices": {"unique": 8, "redundant": 8, "synergistic": 8}},
-    "encoder": {"hidden": [16]},
+    "encoder": {"kind": "mlp", "hidden": [16]},
     "train": {"rounds": 12, "batch_size": 96, "optimiser": {"lr": 0.1}},
     "evaluate": {"every": 5},
     "checkpoint": {"every": 5},
@@ -56,6 +56,17 @@ def write_dataset(path: Path, shapes=None, classes=4, count=240) -> Path:
     return path
 
 
+class Quiet:
+    """A listener to whom nothing may be a warning."""
+
+    def progress(self, made): ...
+
+    def say(self, text): ...
+
+    def warn(self, text):
+        raise AssertionError(text)
+
+
 def make_trainer(folder: Path, changes=None, world=None, device="cpu"):
     """(trainer, plan, data set) of a small job on the ranks of `world`, by default this process alone."""
     return trainer_of(write_job(folder, changes), folder, world=world, device=device)
@@ -70,13 +81,11 @@ def trainer_of(path: Path, folder: Path, *overrides: str, world=None, device="cp
     from parse_mpi.exchange.world import World
     from parse_mpi.jobfile import load_job
     from parse_mpi.plan import make_plan
-    from parse_mpi.run.display import Display
     from parse_mpi.run.session import build_trainer
 
     world = world or World(MPI.COMM_SELF)
     jobfile = load_job(path, overrides)
     dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
     plan = make_plan(jobfile, dataset, world.size)
-    display = Display(world.rank, folder, plan)
-    trainer = build_trainer(world, plan, dataset, folder, torch.device(device), display)
+    trainer = build_trainer(world, plan, dataset, folder, torch.device(device), Quiet())
     return trainer, plan, dataset

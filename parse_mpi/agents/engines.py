@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,15 @@ from torch.func import functional_call
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.agents.samples import AgentSamples
 from parse_mpi.methods.base import LOSS_TERMS
+from parse_mpi.model.activations import layer_sizes
 from parse_mpi.model.network import Output
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 
 STACK = 32  # agents of one blueprint that run together: bounds the memory of activations; larger stacks gain nothing
+# Values that one layer gives for one sample of every agent of a stack: 16 MiB for the 256 samples that are evaluated at
+# a time. Beyond, a CPU waits for memory, and one agent after another is faster.
+WIDEST_LAYER = 1 << 14
 
 # Gradients are views of the gradient rows, so a stacked leaf's strides differ from what autograd would allocate.
 # It accumulates into them correctly; only its advice about speed does not apply.
@@ -36,13 +41,22 @@ class Unit:
     """Agents of one kind that run as one: their network, and leaves that view their rows.
 
     index: local agent indices, int64 [A] on the device (stacked) or [] on the CPU (loop: read without waiting).
+    aligns: whether their loss has an alignment term.
     """
 
     modalities: tuple[str, ...]
     network: nn.Module
     parameters: Mapping[str, Tensor]
     index: Tensor
-    alignment_weight: float
+    aligns: bool
+
+
+def stack_size(plan: Plan, agent: Agent, device: torch.device) -> int:
+    """How many agents of this one's blueprint run together in the stacked engine."""
+    if device.type != "cpu":
+        return STACK
+    sizes = layer_sizes(plan.network(agent, seed=0), {m: plan.shapes[m] for m in agent.modalities})
+    return max(1, min(STACK, WIDEST_LAYER // max(sizes)))
 
 
 class Engine(ABC):
@@ -55,26 +69,54 @@ class Engine(ABC):
         self.dtype = getattr(torch, plan.job.dtype)
         self.units = [self._unit(slices, group) for group in self._groups()]
 
-    def gradients(self, samples: AgentSamples, position: Tensor, mask: Tensor) -> Tensor:
+    def gradients(
+        self, samples: AgentSamples, position: Tensor, mask: Tensor, weights: Tensor, poll: Callable[[], None]
+    ) -> Tensor:
         """One backward pass for every agent into the gradient rows; returns loss terms [A, T], detached.
 
-        position int64 [A, B] and mask bool [A, B]: the batch of each local agent.
+        position int64 [A, B] and mask bool [A, B]: the batch of each local agent. weights [A]: of its alignment term.
+        poll: called after each unit, for whatever has to go on meanwhile.
         """
         losses = torch.empty(len(self.agents), len(LOSS_TERMS), dtype=self.dtype, device=self.device)
         for unit in self.units:
-            p, m = self._batch(position[unit.index], mask[unit.index])
-            x, y = samples.gather(unit.index, unit.modalities, p)
-            output = self._forward(unit, x, shared=False)
-            terms = self.plan.method.loss(output, y, m.to(self.dtype), unit.alignment_weight)
+            terms = self._losses(unit, samples, position, mask, weights)
             torch.autograd.backward(terms[..., 0].sum())
             losses[unit.index] = terms.detach()
+            poll()
         return losses
 
+    def gradient_norms(self, samples: AgentSamples, position: Tensor, mask: Tensor) -> Tensor:
+        """Norms over an agent's encoders of the gradients of its L_cls and its L_con, [A, 2]; 0 where none is aligned.
+
+        Two backward passes on the batch that position and mask [A, B] choose, which leave the gradient rows alone.
+        """
+        norms = torch.zeros(len(self.agents), 2, dtype=self.dtype, device=self.device)
+        unweighted = torch.zeros(len(self.agents), dtype=self.dtype, device=self.device)
+        for unit in self.units:
+            if not unit.aligns:
+                continue
+            terms = self._losses(unit, samples, position, mask, unweighted)
+            encoders = [leaf for name, leaf in unit.parameters.items() if name.startswith("encoders.")]
+            for column, term in enumerate(("total", "contrastive")):  # without a weight the total is L_cls
+                loss = terms[..., LOSS_TERMS.index(term)].sum()
+                found = torch.autograd.grad(loss, encoders, retain_graph=term == "total", materialize_grads=True)
+                squares = [g.square().reshape(*unit.index.shape, -1).sum(-1) for g in found]
+                norms[unit.index, column] = torch.stack(squares).sum(0).sqrt()
+        return norms
+
     @torch.no_grad()
-    def predict(self, unit: Unit, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits [(A,) n, C] by prediction name, every agent of the unit on the same samples x [n, *sample]."""
-        output = self._forward(unit, {m: x[m] for m in unit.modalities}, shared=True)
+    def predict(self, unit: Unit, x: dict[str, Tensor], shared: bool) -> dict[str, Tensor]:
+        """Logits [(A,) n, C] by prediction name; agents of the unit share samples x [n, *sample] or have their own."""
+        output = self._forward(unit, x, shared)
         return self.plan.method.predictions(output, unit.modalities)
+
+    def _losses(self, unit: Unit, samples: AgentSamples, position: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        """Loss terms [(A,) T] of a unit's agents on their batches."""
+        p, m = self._batch(position[unit.index], mask[unit.index])
+        x, y = samples.gather(unit.index, unit.modalities, p)
+        output = self._forward(unit, x, shared=False)
+        weight = weights[unit.index] if unit.aligns else None
+        return self.plan.method.loss(output, y, m.to(self.dtype), weight)
 
     @abstractmethod
     def _groups(self) -> Iterator[list[int]]:
@@ -107,7 +149,7 @@ class Engine(ABC):
             network=skeleton,
             parameters=parameters,
             index=torch.tensor(group[0]) if one else torch.tensor(group, device=self.device),
-            alignment_weight=self.plan.method.alignment_weight(first.modalities, self.plan.agents),
+            aligns=self.plan.method.alignment_weight(first.modalities, self.plan.agents) > 0,
         )
 
 
@@ -129,15 +171,13 @@ class LoopEngine(Engine):
 
 
 class StackedEngine(Engine):
-    """Up to STACK agents of one blueprint at a time, padded batches with masks."""
+    """Agents of one blueprint together, as many as `stack_size` says, padded batches with masks."""
 
     def _groups(self) -> Iterator[list[int]]:
-        models = [agent.blueprint for agent in self.agents]
-        start = 0
-        for stop in range(1, len(models) + 1):
-            if stop == len(models) or models[stop] != models[start] or stop - start == STACK:
-                yield list(range(start, stop))
-                start = stop
+        for _, group in groupby(range(len(self.agents)), key=lambda k: self.agents[k].blueprint):
+            alike = list(group)
+            size = stack_size(self.plan, self.agents[alike[0]], self.device)
+            yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
     def _unit(self, slices: Mapping[str, SliceRows], group: list[int]) -> Unit:
         return self._make(slices, group, one=False)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from parse_mpi.agents.alignment import AlignmentWeights
 from parse_mpi.agents.engines import LoopEngine, StackedEngine
-from parse_mpi.agents.optimisers import Sgd, guarded_step
+from parse_mpi.agents.optimisers import guarded_step, make_optimiser
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.agents.samples import AgentSamples
-from parse_mpi.data.sampler import Sampler
+from parse_mpi.data.sampler import make_sampler
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 
@@ -36,14 +37,16 @@ class AgentGroup:
         self.agents = local_order(plan, rank)
         self.device = device
         self.samples = samples
-        self.optimiser = Sgd(plan.job.train.optimiser)
+        self.optimiser = make_optimiser(plan.job.train)
         self.slices = self._allocate(ghosts)
         self._fill_initial_values()
         ids = np.array([agent.id for agent in self.agents], np.int64)
         self.ids: NDArray[np.int64] = ids
-        self.sampler = Sampler(plan.sizes()[ids], ids, plan.job.train.batch_size, plan.job.seed)
+        self.sampler = make_sampler(plan.job, plan.sizes()[ids], ids)
         stacked = plan.job.engine == "stacked" or (plan.job.engine == "auto" and plan.job.mode == "fast")
         self.engine = (StackedEngine if stacked else LoopEngine)(plan, self.agents, self.slices, device)
+        base = [plan.method.alignment_weight(agent.modalities, plan.agents) for agent in self.agents]
+        self.alignment = AlignmentWeights(base, plan.method.schedule, getattr(torch, plan.job.dtype), device)
         index_of = {agent.id: k for k, agent in enumerate(self.agents)}
         self._guarded = [
             (rows, torch.tensor([index_of[i] for i in rows.agents.tolist()], device=device))
@@ -51,20 +54,67 @@ class AgentGroup:
         ]
         self.steps = 0
 
-    def local_step(self) -> tuple[Tensor, Tensor]:
+    def local_steps(self, poll: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """The local steps of one round: mean loss terms [A, T], and finite bool [A] over all of them.
+
+        poll: called after every piece of work, for whatever has to go on meanwhile.
+        """
+        for rows in self.slices.values():
+            self.optimiser.before_round(rows)
+        steps = [self.local_step(poll) for _ in range(self.plan.job.train.local_steps)]
+        return torch.stack([loss for loss, _ in steps]).mean(0), torch.stack([ok for _, ok in steps]).all(0)
+
+    def rehearse(self, poll: Callable[[], None]) -> None:
+        """The work of a round's local steps without its effect: gradients are computed and dropped."""
+        for _ in range(self.plan.job.train.local_steps):
+            self._gradients(self.steps, poll)
+
+    def after_mix(self) -> None:
+        """After the rows of a round are mixed."""
+        for rows in self.slices.values():
+            self.optimiser.after_mix(rows)
+
+    def local_step(self, poll: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
         """One optimiser step of every agent; returns loss terms [A, T] and finite bool [A].
 
         An agent whose loss or gradient is not finite keeps its parameters and optimiser state (design: a bad row is
         never sent or saved).
         """
-        position, mask = (torch.from_numpy(a).to(self.device) for a in self.sampler.batch(self.steps))
-        for rows in self.slices.values():
-            rows.gradients.zero_()
-        losses = self.engine.gradients(self.samples, position, mask)
+        round_index, step = divmod(self.steps, self.plan.job.train.local_steps)
+        if step == 0 and self.alignment.measures(round_index):
+            position, mask = self._batch(self.steps)
+            self.alignment.observe(self.engine.gradient_norms(self.samples, position, mask))
+        losses = self._gradients(self.steps, poll)
         finite = torch.isfinite(losses).all(1)
         guarded_step(self.optimiser, self._guarded, finite)
         self.steps += 1
         return losses, finite
+
+    def _gradients(self, step: int, poll: Callable[[], None]) -> Tensor:
+        """Fill the gradient rows for the batch of a step; loss terms [A, T]."""
+        position, mask = self._batch(step)
+        for rows in self.slices.values():
+            rows.gradients.zero_()
+        weights = self.alignment.current(step // self.plan.job.train.local_steps)
+        return self.engine.gradients(self.samples, position, mask, weights, poll)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions int64 [A, B] and mask bool [A, B] of a step, on the device."""
+        position, mask = (torch.from_numpy(a).to(self.device) for a in self.sampler.batch(step))
+        return position, mask
+
+    def take_over(self, old: AgentGroup) -> None:
+        """Go on where the group of the era before stopped: rows and optimiser state of every slice still held."""
+        self.steps = old.steps
+        for name, rows in self.slices.items():
+            if name in old.slices:
+                before = old.slices[name]
+                _, mine, theirs = np.intersect1d(rows.agents, before.agents, return_indices=True)
+                for key, matrix in rows.matrices().items():
+                    matrix[torch.from_numpy(mine)] = before.matrices()[key][torch.from_numpy(theirs)]
+        _, mine, theirs = np.intersect1d(self.ids, old.ids, return_indices=True)
+        for key, values in self.alignment.state.items():
+            values[torch.from_numpy(mine)] = old.alignment.state[key][torch.from_numpy(theirs)]
 
     def _allocate(self, ghosts: Mapping[str, int]) -> dict[str, SliceRows]:
         dtype = getattr(torch, self.plan.job.dtype)
@@ -80,13 +130,17 @@ class AgentGroup:
                     ghosts.get(spec.name, 0),
                     dtype,
                     self.device,
-                    state=dict.fromkeys(self.optimiser.state, self.plan.layouts[spec.name].width),
+                    copies=self.plan.copies,
+                    apart=self.plan.job.train.order == "consensus",
+                    state=self.optimiser.state(self.plan.layouts[spec.name].width),
                 )
         return slices
 
     def _fill_initial_values(self) -> None:
-        for blueprint in dict.fromkeys(agent.blueprint for agent in self.agents):
-            members = [agent for agent in self.agents if agent.blueprint == blueprint]
+        alike: dict[object, list[Agent]] = {}
+        for agent in self.agents:
+            alike.setdefault(agent.blueprint if self.plan.method.common_start else agent.id, []).append(agent)
+        for members in alike.values():
             values = dict(self.plan.network(members[0], self.plan.job.seed).named_parameters())
             ids = [agent.id for agent in members]
             for rows in self.slices.values():

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from parse_mpi import job
+from parse_mpi.agents.decentralised_optimisers import D2, GradientTracking, QuasiGlobal
+from parse_mpi.agents.local_optimisers import AdamW, RowOptimiser, Sgd
 from parse_mpi.agents.rows import SliceRows
-from parse_mpi.job import Optimiser
 
-# A gradient beyond this counts as not finite: with lr at most 1,000 no smaller one can make a float32 row or its
-# momentum overflow in a step, so that what is sent and saved is finite without looking at every row again.
-LARGEST_GRADIENT = 1e30
+# A gradient beyond this counts as not finite: with lr at most 1,000 no smaller one can make a float32 row, its momentum
+# or its mean square (AdamW) overflow in a step, so that what is sent and saved is finite without looking at every row.
+LARGEST_GRADIENT = 1e18
 
 
-@dataclass(frozen=True)
-class Sgd:
-    """SGD with heavy-ball momentum, in the convention of torch.optim.SGD: m <- mu m + g, x <- x - lr m."""
-
-    options: Optimiser
-
-    @property
-    def state(self) -> tuple[str, ...]:
-        """Names of the matrices that it keeps beside the parameters."""
-        return ("momentum",) if self.options.momentum else ()
-
-    @torch.no_grad()
-    def step(self, rows: SliceRows) -> None:
-        """Update all rows of one slice from its gradients, which are spoilt by it."""
-        o, direction = self.options, rows.gradients
-        if o.weight_decay:
-            direction.add_(rows.local, alpha=o.weight_decay)
-        if o.momentum:
-            direction = rows.state["momentum"].mul_(o.momentum).add_(direction)
-        rows.local.add_(direction, alpha=-o.lr)
+def make_optimiser(train: job.Train) -> RowOptimiser:
+    """The optimiser that the job names."""
+    options = train.optimiser
+    if isinstance(options, job.SgdOptimiser):
+        return Sgd(options)
+    if isinstance(options, job.AdamWOptimiser):
+        return AdamW(options)
+    if isinstance(options, job.QuasiGlobalOptimiser):
+        return QuasiGlobal(options, train.local_steps)
+    if isinstance(options, job.GradientTrackingOptimiser):
+        return GradientTracking(options)
+    return D2(options)
 
 
 @torch.no_grad()
-def guarded_step(optimiser: Sgd, slices: Iterable[tuple[SliceRows, Tensor]], finite_A: Tensor) -> None:
+def guarded_step(optimiser: RowOptimiser, slices: Iterable[tuple[SliceRows, Tensor]], finite_A: Tensor) -> None:
     """One optimiser step that leaves agents whose gradient is not finite, or as good as that, exactly as they were.
 
     slices: each slice with the local index int64 [rows] of the agent in every row. finite_A: bool [A] over local

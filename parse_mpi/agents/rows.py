@@ -19,7 +19,8 @@ from parse_mpi.methods.layout import SliceLayout
 class SliceRows:
     """One slice on one rank.
 
-    mixed [A, T]: the live rows, which neighbours average. Their first P columns are `local`, which networks view.
+    mixed [A, T]: the live rows, which neighbours average. Their first P columns are `local`, which networks view; the
+    others are `tracker`, an estimate that an optimiser has averaged beside them [A, P or 0].
     source [A + G, T]: what a round's sums read, with the ghost rows of the round behind. It is the memory of `mixed`
     itself, or (`apart`) a copy that `hold` takes at the start of the round, so that rows can travel while agents learn.
     change [A, T]: scratch for the sums. Its first P columns are `gradients`, which backward accumulates into.
@@ -49,7 +50,7 @@ class SliceRows:
         self.source = torch.zeros(count + ghosts, travelling, dtype=dtype, device=device)
         self.mixed = torch.zeros_like(self.source[:count]) if apart else self.source[:count]
         self.change = torch.zeros_like(self.mixed)
-        self.local = self.mixed[:, : layout.width]
+        self.local, self.tracker = self.mixed[:, : layout.width], self.mixed[:, layout.width :]
         self.gradients = self.change[:, : layout.width]
         self.state = {
             key: torch.zeros(count, columns, dtype=dtype, device=device) for key, columns in (state or {}).items()
@@ -79,5 +80,6 @@ class SliceRows:
             self.local[row, span.start : span.stop] = parameters[span.name].detach().reshape(-1)
 
     def matrices(self) -> dict[str, Tensor]:
-        """Everything that belongs to the agents and outlives a round, by name: travelling rows and optimiser state."""
-        return {"parameters": self.mixed, **self.state}
+        """Everything that belongs to the agents and outlives a round, by name: parameters and optimiser state."""
+        tracker = {"tracker": self.tracker} if self.tracker.shape[1] else {}
+        return {"parameters": self.local, **tracker, **self.state}

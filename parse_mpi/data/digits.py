@@ -1,7 +1,7 @@
-"""The built-in real data set: scikit-learn's copy of the UCI handwritten digits, cut into an upper and a lower half.
+"""The built-in real data set: scikit-learn's copy of the UCI handwritten digits, cut into halves or quadrants.
 
-1,797 images of 8x8 pixels, 10 classes. Neither half tells all digits apart: on pooled data logistic regression reaches
-about .86 with the top, .85 with the bottom and .97 with both. Nothing is downloaded.
+1,797 images of 8x8 pixels, 10 classes. No part tells all digits apart: on pooled data logistic regression reaches
+about .86 with the top, .85 with the bottom, .62 to .72 with a quadrant and .97 with the whole. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -13,11 +13,21 @@ from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
 from parse_mpi.seeding import stream
 
 BRIGHTEST = 16  # the pixels count inked cells, 0..16
-ROWS_PER_HALF = 4
+FIRST, LAST, ALL = slice(None, 4), slice(4, None), slice(None)
+CUTS = {  # rows and columns of each modality
+    "halves": {"top": (FIRST, ALL), "bottom": (LAST, ALL)},
+    "quadrants": {
+        "top_left": (FIRST, FIRST),
+        "top_right": (FIRST, LAST),
+        "bottom_left": (LAST, FIRST),
+        "bottom_right": (LAST, LAST),
+    },
+}
 
 
-def load_digits(seed: int) -> Dataset:
-    """Modalities top and bottom, float32 [1797, 4, 8] in 0..1; the split depends on `seed`, nothing else does."""
+def load_digits(seed: int, cut: str = "halves") -> Dataset:
+    """float32 in 0..1, modalities top and bottom [1797, 4, 8], or top_left, top_right, bottom_left and bottom_right
+    [1797, 4, 4]; the split depends on `seed`, nothing else does."""
     # Imported here: scikit-learn takes most of a second, and only this data set needs it.
     from sklearn import datasets
 
@@ -27,8 +37,7 @@ def load_digits(seed: int) -> Dataset:
     return Dataset(
         name="digits",
         modalities={
-            "top": np.ascontiguousarray(images[:, :ROWS_PER_HALF]),
-            "bottom": np.ascontiguousarray(images[:, ROWS_PER_HALF:]),
+            part: np.ascontiguousarray(images[:, rows, columns]) for part, (rows, columns) in CUTS[cut].items()
         },
         labels=labels,
         split=stratified_split(labels, stream(seed, "split")),

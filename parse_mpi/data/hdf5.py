@@ -23,20 +23,30 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_mpi.data.dataset import SPLIT_NAMES, TRAIN, Dataset
+from parse_mpi.data.dataset import SPLIT_NAMES, TRAIN, Dataset, SampleArray, size_bytes
+from parse_mpi.data.hdf5_values import UNREADABLE, FileArray, layout_error, read_modality, read_values, rows_in_all
+from parse_mpi.data.memory import available_bytes
 from parse_mpi.errors import DataError
 
 FLOATS, INTEGERS = "f", "iu"
 KIND_NAMES = {FLOATS: "a floating-point", INTEGERS: "an integer"}
-# What h5py raises for damaged files, for types that NumPy lacks and for arrays larger than the memory.
-UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError, MemoryError)
 
 
-def read_dataset(path: Path) -> Dataset:
-    """The whole file in memory. Raises DataError with all problems of the file."""
+def read_dataset(path: Path, reading: str = "memory", readers: int = 1) -> Dataset:
+    """The data set of a file. Raises DataError with all problems of the file.
+
+    reading: `memory` takes all of it into memory. `lazy` leaves the modalities in the file, where their values are
+    checked when they are read. `auto` is lazy where they would take more than half of the memory that is available,
+    shared by `readers` processes.
+    """
     with _opened(path) as (file, problems):
         tables = _read_tables(file, problems)
-        modalities = {name: _read_modality(array, problems) for name, array in tables.modalities.items()}
+        arrays = tables.modalities
+        modalities: dict[str, SampleArray] = {}
+        if reading == "lazy" or (reading == "auto" and _exceeds_memory(arrays, readers)):
+            modalities |= {name: FileArray(path, array.name, array.shape) for name, array in arrays.items()}
+        else:
+            modalities |= {name: read_modality(array, problems) for name, array in arrays.items()}
     return Dataset(
         name=tables.attributes.pop("name", path.stem),
         modalities=modalities,
@@ -46,6 +56,10 @@ def read_dataset(path: Path) -> Dataset:
         groups=tables.groups,
         attributes=tables.attributes,
     )
+
+
+def _exceeds_memory(arrays: Mapping[str, Any], readers: int) -> bool:
+    return readers * sum(map(size_bytes, arrays.values())) > available_bytes() / 2
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, list[str]]]:
         except (OSError, RuntimeError) as error:  # libhdf5's, from outside any one data set
             problems.append(f"/: damaged, or not written to its end ({error})")
     if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise DataError(f"{path}: not a data file of the layout in docs/file-formats.md:{lines}")
+        raise layout_error(path, problems)
 
 
 def _read_tables(file: Any, problems: list[str]) -> _Tables:
@@ -178,29 +191,7 @@ def _read_integers(file: Any, name: str, problems: list[str]) -> NDArray[np.inte
     if len(array.shape) != 1:
         problems.append(f"/{name}: has shape {array.shape}; one number per sample is expected")
         return None
-    return _read_values(array, problems)
-
-
-def _read_modality(array: Any, problems: list[str]) -> NDArray[np.float32]:
-    """The values as float32 [N, ...]; notes the first sample with NaN or infinity, or with a value beyond float32."""
-    values = _read_values(array, problems)
-    if values is None:
-        return np.empty(0, dtype=np.float32)
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(values, dtype=np.float32)
-    bad_rows = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
-    if len(bad_rows):
-        problems.append(f"{array.name}: row {bad_rows[0]} isn't finite in float32 ({_in_all(bad_rows)})")
-    return values
-
-
-def _read_values(array: Any, problems: list[str]) -> NDArray[Any] | None:
-    try:
-        values: NDArray[Any] = array[()]
-    except UNREADABLE as error:
-        problems.append(f"{array.name}: can't be read ({error})")
-        return None
-    return values
+    return read_values(array, problems)
 
 
 def _check_lengths(arrays: Mapping[str, Any], problems: list[str]) -> None:
@@ -214,11 +205,7 @@ def _check_range(where: str, values: NDArray[np.integer], end: int, wanted: str,
     bad_rows = np.flatnonzero((values < 0) | (values >= end))
     if len(bad_rows):
         row = bad_rows[0]
-        problems.append(f"{where}: row {row} is {values[row]}, which isn't {wanted} ({_in_all(bad_rows)})")
-
-
-def _in_all(rows: NDArray[np.int64]) -> str:
-    return f"{len(rows)} row{'s' if len(rows) != 1 else ''} in all"
+        problems.append(f"{where}: row {row} is {values[row]}, which isn't {wanted} ({rows_in_all(bad_rows)})")
 
 
 def _read_attributes(file: Any, problems: list[str]) -> dict[str, str]:

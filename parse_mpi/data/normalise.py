@@ -9,14 +9,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from parse_mpi.data.dataset import SampleArray, in_blocks
+
 SMALLEST_SCALE = 0.1  # [R] as a share of the modality's root mean square standard deviation
 ROUNDING_ERROR = 1e-12  # of a variance relative to the squared mean, after summing squares in float64
 
 
-def moments(x: NDArray[np.float32]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """Count, sum and sum of squares over the samples x [n, ...]; the sums are float64 of the sample's shape."""
-    wide = x.astype(np.float64)
-    return len(x), wide.sum(axis=0), np.square(wide).sum(axis=0)
+def moments(samples: SampleArray, index: NDArray[np.int64]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Count, sum and sum of squares over samples[index]; the sums are float64 of one sample's shape."""
+    total, squares = np.zeros((2, *samples.shape[1:]))
+    for block in in_blocks(samples, index):
+        wide = block.astype(np.float64)
+        total += wide.sum(axis=0)
+        squares += np.square(wide).sum(axis=0)
+    return len(index), total, squares
 
 
 def standardise(

@@ -50,8 +50,8 @@ class DeviceRoute:
         return DeviceRoute(send_rows, put(route.interior), put(route.boundary), isolated)
 
 
-def add_differences(values: Tensor, change: Tensor, sums: DeviceSums) -> None:
-    """Write sum_j W_ij (x_j - x_i) of the target rows into `change` [A, P]; values is [A + G, P].
+def add_differences(values: Tensor, change: Tensor, sums: DeviceSums, accumulate: bool = False) -> None:
+    """Write sum_j W_ij (x_j - x_i) of the target rows into `change` [A, P], or add it; values is [A + G, P].
 
     Other rows of `change` are left as they are.
     """
@@ -67,4 +67,8 @@ def add_differences(values: Tensor, change: Tensor, sums: DeviceSums) -> None:
             head = slice(len(source))
             torch.index_select(columns, 0, source, out=difference[head])
             total[head].add_(difference[head].sub_(own[head]).mul_(weight))
-        change[sums.targets, start : start + block] = total
+        part = change[:, start : start + block]
+        if accumulate:
+            part.index_add_(0, sums.targets, total)
+        else:
+            part[sums.targets] = total

@@ -1,158 +1,139 @@
-"""Neighbourhood exchange: one collective per graph and round brings the rows of remote neighbours.
+"""Neighbourhood exchange: every agent moves each of its slices towards its neighbours on that slice's graph.
 
-Three buffers per graph, named: the rows (agents/rows.py, never touched by MPI), `send` and `receive` [rows, width],
-where a row holds all slices of one agent on this graph side by side, so that slices of one scope travel together.
+`start`, `mix_interior`, `wait` and `mix_boundary` make a round; what agents learn may come between the first two where
+the rows that travel are apart from the live ones (order: consensus), and work of other graphs anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
 
-import numpy as np
 import torch
 from mpi4py import MPI
-from torch import Tensor
 
 from parse_mpi.agents.rows import SliceRows
+from parse_mpi.exchange.flight import Flight, Transport
+from parse_mpi.exchange.lanes import Lane
 from parse_mpi.exchange.mixing import DeviceRoute, add_differences
-from parse_mpi.exchange.routing import Route, chosen_transport, make_route, rank_neighbours
+from parse_mpi.exchange.routing import chosen_transport, make_route, phase_links, rank_neighbours
 from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
 from parse_mpi.topology.slice_graph import SliceGraph
 
 
+class Schedule(Protocol):
+    """Says which columns cross which edges of a graph in a round, and how many numbers of each slice stay behind."""
+
+    def lanes(self, round_index: int) -> list[Lane]: ...
+
+    def waiting(self, round_index: int) -> dict[str, int]: ...
+
+
 class GraphExchange:
-    """The exchange of all slices that mix over one graph, on this rank.
+    """The exchange of all slices that mix over one graph, on this rank."""
 
-    A round is `start`, `mix_interior`, `wait`, `mix_boundary`; work of other graphs may come in between.
-    """
-
-    def __init__(self, world: World, plan: Plan, graph: SliceGraph, slices: Mapping[str, SliceRows], tag: int):
+    def __init__(
+        self,
+        world: World,
+        plan: Plan,
+        graph: SliceGraph,
+        slices: Mapping[str, SliceRows],
+        index: int,
+        schedule: Schedule,
+    ):
+        """index: of the graph among all, the same on every rank. schedule: what travels when."""
         names = [spec.name for spec in plan.slices if spec.graph == graph.name]
         self.graph = graph
-        self.world = world
-        self.rank_of = plan.rank_of
-        self.slices = [slices[name] for name in names if name in slices]  # all of them, or none on an empty rank
-        self.widths = {name: plan.layouts[name].width for name in names}
-        self.width = sum(self.widths.values())
-        self.columns = _columns(list(self.widths.values())) if self.slices else []
+        self.rank, self.rank_of = world.rank, plan.rank_of
+        self.slices = {name: slices[name] for name in names if name in slices}  # all of them, or none on an empty rank
+        self.agents = next(iter(self.slices.values())).agents.tolist() if self.slices else []
         self.dtype: torch.dtype = getattr(torch, plan.job.dtype)
-        self.device = self.slices[0].source.device if self.slices else torch.device("cpu")
-        self.tag = tag
-        self.via = chosen_transport(graph, plan.job.exchange.via)
-        self.row_type = MPI.BYTE.Create_contiguous(self.width * self.dtype.itemsize).Commit()
-        self.comm: MPI.Distgraphcomm | None = None
-        if self.via == "neighbour" and world.size > 1:
-            self.neighbours = rank_neighbours(graph, plan.rank_of, world.rank)
-            ranks = self.neighbours.tolist()
-            self.comm = world.comm.Create_dist_graph_adjacent(ranks, ranks, reorder=False)
-        self._cached: tuple[Route, DeviceRoute] | None = None
-        self._requests: list[MPI.Request] = []
-        self._send = self._receive = self._host_buffer(0)
+        self.device = next(iter(self.slices.values())).source.device if self.slices else torch.device("cpu")
+        self.schedule = schedule
+        neighbours = [rank_neighbours(links, plan.rank_of, world.rank) for links in phase_links(graph)]
+        via = chosen_transport(graph, plan.job.exchange.via)
+        self.transport = Transport(world.comm, neighbours, via, index)
+        self.requests: list[MPI.Request] = []
+        self.flights: list[Flight] = []
+        self._crowded: set[str] = set()  # slices that several flights of the round carry
+        self._kept: dict[tuple[int, int], Flight] = {}
 
     def start(self, round_index: int) -> None:
         """Pack the rows that remote neighbours need and post the exchange."""
-        self.route, self.indices = self._routes(round_index)
-        self._send = self._pack(self.indices.send_rows)
-        if len(self._receive) != len(self.route.ghosts):
-            self._receive = self._host_buffer(len(self.route.ghosts))
-        send, receive = self._send.numpy(), self._receive.numpy()
-        self._requests = (
-            self._post_collective(self.comm, send, receive) if self.comm else self._post_pairs(send, receive)
-        )
+        lanes = self.schedule.lanes(round_index)
+        self.flights = [self._flight(round_index, k, lane) for k, lane in enumerate(lanes)]
+        carried = Counter(name for flight in self.flights for name in flight.carried)
+        self._crowded = {name for name, count in carried.items() if count > 1}
+        for name in carried:
+            self.slices[name].hold()
+        self.requests = [request for flight in self.flights for request in self.transport.post(flight, round_index)]
 
     def mix_interior(self) -> None:
         """Sum the neighbours of agents whose neighbours are all local, while the other rows travel."""
-        for rows in self.slices:
-            rows.change[self.indices.isolated] = 0
-            add_differences(rows.source, rows.change, self.indices.interior)
+        for flight in self.flights:
+            for rows, window in flight.windows:
+                if rows.name not in self._crowded:
+                    rows.change[flight.indices.isolated, window] = 0
+                    add_differences(rows.source[:, window], rows.change[:, window], flight.indices.interior)
 
     def wait(self) -> None:
         """Until the remote rows are here."""
-        MPI.Request.Waitall(self._requests)
-        self._requests = []
+        MPI.Request.Waitall(self.requests)
+        self.requests = []
 
     def mix_boundary(self) -> None:
         """Sum the neighbours of all other agents, then give every row its change."""
-        received = self._receive.to(self.device, non_blocking=True)  # done before MPI writes it again: see _pack
-        for rows, (start, stop) in zip(self.slices, self.columns, strict=True):
-            count = len(rows.agents)
-            rows.source[count : count + len(received)] = received[:, start:stop]
-            add_differences(rows.source, rows.change, self.indices.boundary)
-            rows.mixed.add_(rows.change)
+        for name in self._crowded:
+            self.slices[name].change.zero_()
+        for flight in self.flights:
+            flight.unpack()
+            for rows, window in flight.windows:
+                source, change = rows.source[:, window], rows.change[:, window]
+                if rows.name in self._crowded:  # lane after lane, so that sums have one order on any placement
+                    add_differences(source, change, flight.indices.interior, accumulate=True)
+                    add_differences(source, change, flight.indices.boundary, accumulate=True)
+                else:
+                    add_differences(source, change, flight.indices.boundary)
+                    rows.mixed[:, window] += change
+        for name in self._crowded:
+            self.slices[name].mixed.add_(self.slices[name].change)
 
-    def sent_bytes(self) -> dict[str, dict[int, int]]:
+    def sent_bytes(self) -> dict[str, Counter[int]]:
         """Bytes sent this round: slice -> destination rank -> bytes."""
-        counts = dict(zip(self.route.send_to.tolist(), self.route.send_counts.tolist(), strict=True))
-        return {
-            name: {peer: count * width * self.dtype.itemsize for peer, count in counts.items()}
-            for name, width in self.widths.items()
-        }
+        total: dict[str, Counter[int]] = {}
+        for flight in self.flights:
+            for name, by_peer in flight.sent_bytes().items():
+                total.setdefault(name, Counter()).update(by_peer)
+        return total
+
+    def payload_bytes(self) -> dict[str, int]:
+        """Bytes that all agents send each other this round, by slice, wherever they are."""
+        total: Counter[str] = Counter()
+        for flight in self.flights:
+            link_bytes = len(flight.lane.matrix.neighbours) * self.dtype.itemsize
+            for name, start, stop in flight.lane.windows:
+                total[name] += link_bytes * (stop - start)
+        return total
+
+    def waiting_bytes(self, round_index: int) -> dict[str, int]:
+        """Bytes that were due but stay behind for want of budget, over all links, by slice."""
+        return {name: count * self.dtype.itemsize for name, count in self.schedule.waiting(round_index).items()}
 
     def free(self) -> None:
-        """Give back the communicator and the data type."""
-        if self.comm:
-            self.comm.Free()
-        self.row_type.Free()
+        """Give back communicators and data types."""
+        self.transport.free()
 
-    # -- packing and posting -----------------------------------------------------------------------------------------
-
-    def _routes(self, round_index: int) -> tuple[Route, DeviceRoute]:
-        if self._cached is None or not self.graph.static:
-            local = self.slices[0].agents.tolist() if self.slices else []
-            route = make_route(self.graph.at(round_index), self.rank_of, self.world.rank, local)
-            self._cached = route, DeviceRoute.of(route, self.dtype, self.device)
-        return self._cached
-
-    def _pack(self, index: Tensor) -> Tensor:
-        """Host buffer with the rows to send, all slices of an agent side by side."""
-        if len(self._send) != len(index):
-            self._send = self._host_buffer(len(index))
-        # Rows of a GPU come side by side on the GPU: only a contiguous copy goes straight into pinned memory.
-        packed = self._send if self.device.type == "cpu" else torch.empty_like(self._send, device=self.device)
-        for rows, (start, stop) in zip(self.slices, self.columns, strict=True):
-            packed[:, start:stop] = rows.source[index]
-        if self.device.type == "cuda":
-            self._send.copy_(packed, non_blocking=True)
-            # MPI reads and writes host memory: all copies from and to it must be complete.
-            torch.cuda.current_stream(self.device).synchronize()
-        return self._send
-
-    def _host_buffer(self, rows: int) -> Tensor:
-        return torch.empty(rows, self.width, dtype=self.dtype, pin_memory=self.device.type == "cuda" and rows > 0)
-
-    def _post_collective(self, comm: MPI.Distgraphcomm, send: np.ndarray, receive: np.ndarray) -> list[MPI.Request]:
-        outgoing = _aligned(self.neighbours, self.route.send_to, self.route.send_counts)
-        incoming = _aligned(self.neighbours, self.route.receive_from, self.route.receive_counts)
-        return [
-            comm.Ineighbor_alltoallv(
-                [send, (outgoing, _starts(outgoing)), self.row_type],
-                [receive, (incoming, _starts(incoming)), self.row_type],
-            )
-        ]
-
-    def _post_pairs(self, send: np.ndarray, receive: np.ndarray) -> list[MPI.Request]:
-        requests = []
-        for buffer, peers, counts, call in (
-            (receive, self.route.receive_from, self.route.receive_counts, self.world.comm.Irecv),
-            (send, self.route.send_to, self.route.send_counts, self.world.comm.Isend),
-        ):
-            for peer, start, count in zip(peers.tolist(), _starts(counts.tolist()), counts.tolist(), strict=True):
-                requests.append(call([buffer[start : start + count], count, self.row_type], peer, self.tag))
-        return requests
-
-
-def _columns(widths: Sequence[int]) -> list[tuple[int, int]]:
-    ends = np.cumsum(widths).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def _aligned(neighbours: np.ndarray, peers: np.ndarray, counts: np.ndarray) -> list[int]:
-    """Counts in the order of the communicator's neighbours, 0 where nothing travels this round."""
-    full = np.zeros(len(neighbours), np.int64)
-    full[np.searchsorted(neighbours, peers)] = counts
-    return full.tolist()
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    return [0, *np.cumsum(counts[:-1], dtype=np.int64).tolist()] if len(counts) else []
+    def _flight(self, round_index: int, k: int, lane: Lane) -> Flight:
+        """The k-th flight of a round; what does not change within a phase of the graph is kept and used again."""
+        key = (round_index % self.graph.phases if self.graph.phases else 0, k)
+        kept = self._kept.get(key)
+        if kept is None or kept.lane.matrix is not lane.matrix:
+            route = make_route(lane.matrix, self.rank_of, self.rank, self.agents)
+            indices = DeviceRoute.of(route, self.dtype, self.device)
+            kept = self._kept[key] = Flight(lane, route, indices, self.slices, self.dtype, self.device)
+        elif kept.lane.windows != lane.windows:
+            kept = Flight(lane, kept.route, kept.indices, self.slices, self.dtype, self.device)
+            self._kept[key] = kept
+        return kept

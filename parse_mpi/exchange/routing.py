@@ -16,7 +16,7 @@ from parse_mpi.topology.mixing import MixingMatrix
 from parse_mpi.topology.slice_graph import SliceGraph
 
 Index = NDArray[np.int64]
-SPARSE_UNION = 4  # gossip whose union degree exceeds this many active neighbours goes by Isend/Irecv
+SPARSE_UNION = 4  # a graph drawn anew each round whose union degree exceeds so many active ones goes by Isend/Irecv
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +109,11 @@ def _sums(target: Index, source: Index, weight: NDArray[np.float64], turn: Index
     return Sums(rows[by_count], tuple(Turn(*pair) for pair in pairs if len(target)))
 
 
-def rank_neighbours(graph: SliceGraph, rank_of: Index, rank: int) -> Index:
-    """Ranks that any round of the graph may exchange rows with, ascending; edges are undirected."""
-    ends = rank_of[graph.union_edges()].reshape(-1, 2)
-    meets = ends[(ends == rank).any(1)]
-    return np.setdiff1d(np.unique(meets), [rank])
+def rank_neighbours(links: Index, rank_of: Index, rank: int) -> tuple[Index, Index]:
+    """Ranks, ascending, that `rank` receives rows from and sends rows to over links [E, 2] of (sender, receiver)."""
+    sender, receiver = rank_of[links].reshape(-1, 2).T
+    remote = sender != receiver
+    return np.unique(sender[remote & (receiver == rank)]), np.unique(receiver[remote & (sender == rank)])
 
 
 def ghost_bound(graph: SliceGraph, rank_of: Index, rank: int) -> int:
@@ -121,19 +121,36 @@ def ghost_bound(graph: SliceGraph, rank_of: Index, rank: int) -> int:
 
     A matching brings at most one remote neighbour per local agent; otherwise every remote neighbour may come.
     """
-    if not graph.static:
+    if graph.spec.kind == "random-gossip":
         local = int((rank_of[np.asarray(graph.agents)] == rank).sum())
         return min(local, len(graph.agents) - local)
-    edges = graph.union_edges()
-    here = rank_of[edges] == rank
-    return len(np.unique(edges[here.any(1)[:, None] & ~here]))
+    return max(_remote_senders(links, rank_of, rank) for links in phase_links(graph))
+
+
+def _remote_senders(links: Index, rank_of: Index, rank: int) -> int:
+    sender, receiver = links.T
+    return len(np.unique(sender[(rank_of[receiver] == rank) & (rank_of[sender] != rank)]))
 
 
 def chosen_transport(graph: SliceGraph, via: str) -> str:
     """`neighbour` or `p2p`: what `exchange.via` means for this graph (idle links of a collective are not free)."""
     if via != "auto":
         return via
-    if graph.static:
+    if graph.phases:
         return "neighbour"
     union = graph.degrees().mean() if len(graph.agents) else 0.0
-    return "p2p" if union > SPARSE_UNION else "neighbour"  # a matching has one active neighbour
+    return "p2p" if union > SPARSE_UNION * graph.active_degree() else "neighbour"
+
+
+def phase_links(graph: SliceGraph) -> list[Index]:
+    """Links [E, 2] of (sender, receiver) that each communicator of a graph spans.
+
+    One for each phase of a cycle of matrices, so that no round pays for links it does not use; one for everything
+    that may ever be drawn where there is no cycle.
+    """
+    return [matrix_links(graph.at(phase)) for phase in range(graph.phases)] or [graph.links()]
+
+
+def matrix_links(matrix: MixingMatrix) -> Index:
+    """The entries of a mixing matrix as links [E, 2] of (sender, receiver)."""
+    return np.stack([matrix.neighbours, np.repeat(matrix.agents, np.diff(matrix.starts))], axis=1)

@@ -33,6 +33,13 @@ class World:
         check_size(MPI.COMM_WORLD.size, dict(os.environ), MPI.Get_library_version())
         return World(MPI.COMM_WORLD.Dup())
 
+    def ranks_on_host(self) -> int:
+        """How many ranks share this rank's host, itself included."""
+        host = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        size: int = host.size
+        host.Free()
+        return size
+
     # -- agreement ---------------------------------------------------------------------------------------------------
 
     def barrier(self) -> None:
@@ -92,6 +99,12 @@ class World:
         data = data.copy() if self.rank == 0 else np.empty(int(size[0]), np.uint8)
         self.comm.Bcast(data)
         return json.loads(data.tobytes())
+
+    def slowest(self, seconds: Sequence[float]) -> float:
+        """Median of trials that all ranks took part in, each as long as its slowest rank took."""
+        longest = np.array(seconds, np.float64)
+        self.comm.Allreduce(MPI.IN_PLACE, longest, op=MPI.MAX)
+        return float(np.median(longest))
 
     # -- agents ------------------------------------------------------------------------------------------------------
 

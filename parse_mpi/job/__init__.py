@@ -12,34 +12,63 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from parse_mpi.job.agents import AgentKind
 from parse_mpi.job.base import Section
-from parse_mpi.job.data import Data, Hdf5Source, Partition, PidSource, PidSourceKey
-from parse_mpi.job.encoder import Encoder
+from parse_mpi.job.data import Data, DigitsSource, Hdf5Source, Partition, PidSource, PidSourceKey, PoorSensor, Stream
+from parse_mpi.job.encoder import Conv1dEncoder, Conv2dEncoder, Encoder, EncoderByShape, MlpEncoder, OwnEncoder
+from parse_mpi.job.events import Event
 from parse_mpi.job.method import LocalMethod, Method, Network, ParseMethod, SliceWidths
 from parse_mpi.job.topology import GRAPH_KINDS, Topology
-from parse_mpi.job.train import Checkpoint, Evaluate, Exchange, Optimiser, Train
+from parse_mpi.job.train import (
+    AdamWOptimiser,
+    Checkpoint,
+    D2Optimiser,
+    Evaluate,
+    Exchange,
+    GradientTrackingOptimiser,
+    Optimiser,
+    QuasiGlobalOptimiser,
+    SgdOptimiser,
+    Train,
+)
 
 __all__ = [
     "GRAPH_KINDS",
+    "AdamWOptimiser",
     "AgentKind",
     "Checkpoint",
+    "Conv1dEncoder",
+    "Conv2dEncoder",
+    "D2Optimiser",
     "Data",
+    "DigitsSource",
     "Encoder",
+    "EncoderByShape",
     "Evaluate",
+    "Event",
     "Exchange",
+    "GradientTrackingOptimiser",
     "Hdf5Source",
     "Job",
     "LocalMethod",
     "Method",
+    "MlpEncoder",
     "Network",
     "Optimiser",
+    "OwnEncoder",
     "ParseMethod",
     "Partition",
     "PidSource",
     "PidSourceKey",
+    "PoorSensor",
+    "QuasiGlobalOptimiser",
+    "SgdOptimiser",
     "SliceWidths",
+    "Stream",
     "Topology",
     "Train",
 ]
+
+
+NEED_EVERYTHING = ("d2", "gradient-tracking")  # optimisers that remember sums over all agents or whole rows
 
 
 def _exchange_shorthand(value: object) -> object:
@@ -55,7 +84,9 @@ class Job(Section):
     agents: Annotated[tuple[AgentKind, ...], Field(min_length=1)]
     topology: Topology
     method: Method
-    encoder: Encoder = Encoder()
+    events: tuple[Event, ...] = ()
+    encoder: Encoder = EncoderByShape()
+    encoders: dict[str, Encoder] = Field(default_factory=dict)
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
@@ -64,6 +95,31 @@ class Job(Section):
     engine: Literal["auto", "loop", "stacked"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("topology")
+    @classmethod
+    def _edges_join_agents(cls, topology: Topology, others: ValidationInfo) -> Topology:
+        if topology.edges is not None and "agents" in others.data:
+            agent_count = sum(entry.count for entry in others.data["agents"])
+            highest = max(max(edge) for edge in topology.edges)
+            if highest >= agent_count:
+                raise ValueError(f"an edge leads to agent {highest}, but the agents are 0 to {agent_count - 1}")
+        return topology
+
+    @field_validator("train")
+    @classmethod
+    def _some_optimisers_need_one_population(cls, train: Train, others: ValidationInfo) -> Train:
+        if train.optimiser.name in NEED_EVERYTHING and others.data.get("events"):
+            raise ValueError(f"{train.optimiser.name} needs the same agents and links in all rounds; leave `events` out")
+        return train
+
+    @field_validator("exchange")
+    @classmethod
+    def _some_optimisers_need_whole_rows(cls, exchange: Exchange, others: ValidationInfo) -> Exchange:
+        train = others.data.get("train")
+        if exchange.budget_bytes_per_link and train is not None and train.optimiser.name in NEED_EVERYTHING:
+            raise ValueError(f"{train.optimiser.name} needs whole rows every round; leave budget_bytes_per_link out")
+        return exchange
 
     @field_validator("engine")
     @classmethod

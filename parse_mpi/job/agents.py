@@ -7,15 +7,20 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from parse_mpi.job.base import Count, Section
+from parse_mpi.job.encoder import Encoder
 
 AgentId = Annotated[int, Field(ge=0, lt=1_000_000)]
 
 
 class AgentKind(Section):
-    """`count` agents that hold `modalities`; ids follow the order of the list."""
+    """`count` agents that hold `modalities`; ids follow the order of the list.
+
+    encoders: by modality, where these agents differ from what the job says for all.
+    """
 
     modalities: Annotated[tuple[str, ...], Field(min_length=1)]
     count: Count
+    encoders: dict[str, Encoder] = Field(default_factory=dict)
 
     @field_validator("modalities")
     @classmethod

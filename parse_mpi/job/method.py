@@ -16,15 +16,75 @@ class SliceWidths(Section):
     redundant: Count = 64
     synergistic: Count = 64
 
+    @property
+    def equal(self) -> bool:
+        """Whether slices can be compared with each other as they are."""
+        return self.unique == self.redundant == self.synergistic
+
+    @property
+    def widest(self) -> int:
+        """The largest of the three."""
+        return max(self.unique, self.redundant, self.synergistic)
+
 
 class Network(Section):
-    """What every PARSE-like method's network shares (method.md 1.2)."""
+    """What every PARSE-like method's network shares (method.md 1.2).
+
+    gate_sync: when gates mix: every round, every so many rounds, or never. synergy_scope: all multimodal agents share
+    what belongs to synergy, or only those that hold the same modalities. synergy_rows: who holds the synergistic rows
+    of an encoder's last layer. init: the same initial values on all holders of a slice, or each agent its own.
+    """
 
     slices: SliceWidths = SliceWidths()
-    fusion: Literal["mean"] = "mean"
+    fusion: Literal["mean", "gated", "concat", "attention"] = "mean"
+    gate_sync: Literal["every-round", "local"] | Count = "every-round"
+    synergy_scope: Literal["pooled", "set"] = "pooled"
+    synergy_rows: Literal["multimodal", "all"] = "multimodal"
     synergy_head: Literal["mlp", "linear"] = "mlp"
     pool: Literal["mean", "each"] = "mean"
     ensemble: Literal["types", "heads"] = "types"
+    modality_weighting: Literal["uniform", "adaptive"] = "uniform"
+    init: Literal["common", "per-agent"] = "common"
+
+    @property
+    def projectors(self) -> bool:
+        """Whether slices of unequal widths are compared with each other, which needs a common width."""
+        return False
+
+    @model_validator(mode="after")
+    def _gate_sync_needs_gates(self) -> Network:
+        if self.fusion != "gated" and self.gate_sync != "every-round":
+            raise ValueError("gate_sync belongs to fusion: gated")
+        return self
+
+
+class ConstantBeta(Section):
+    """The weight of the alignment term stays as it is."""
+
+    kind: Literal["constant"]
+
+
+class WarmUpBeta(Section):
+    """It grows linearly from 0 and is whole after `rounds` rounds."""
+
+    kind: Literal["warm-up"]
+    rounds: Count = 50
+
+
+class AdaptiveBeta(Section):
+    """Every agent balances the gradients of its two losses (method.md 1.3).
+
+    The weight follows |grad L_cls| / |grad L_con| over the encoders, measured every `every` rounds and averaged with
+    `decay` for what was before; it stays within a factor of `limit`.
+    """
+
+    kind: Literal["adaptive"]
+    every: Count = 10
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    limit: Annotated[float, Field(gt=1.0, le=1e3)] = 10.0
+
+
+BetaSchedule = Annotated[ConstantBeta | WarmUpBeta | AdaptiveBeta, Field(discriminator="kind")]
 
 
 class ParseMethod(Network):
@@ -32,22 +92,18 @@ class ParseMethod(Network):
 
     name: Literal["parse"]
     beta: Weight = 0.5
+    beta_scale: Literal["none", "holders"] = "none"
+    beta_schedule: BetaSchedule = ConstantBeta(kind="constant")
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 0.5
     ensemble_weight: Weight = 1.0
     head_weight: Weight = 1.0
     hard_negatives: Literal["cosine", "squared", "none"] = "cosine"
     mask_same_label: bool = False
-    beta_scale: Literal["none", "holders"] = "none"
 
-    @model_validator(mode="after")
-    def _widths_allow_cosine(self) -> ParseMethod:
-        widths = self.slices
-        if self.hard_negatives != "none" and not widths.unique == widths.redundant == widths.synergistic:
-            raise ValueError(
-                "hard negatives compare slices with each other, so the three widths must be equal; "
-                "set hard_negatives: none for unequal widths"
-            )
-        return self
+    @property
+    def projectors(self) -> bool:
+        """Hard negatives compare slices with each other."""
+        return self.hard_negatives != "none" and not self.slices.equal
 
 
 class LocalMethod(ParseMethod):

@@ -2,28 +2,120 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from parse_mpi.job.base import Count, Positive, Section
 
+Decay = Annotated[float, Field(ge=0.0, le=1.0)]
+Forgetting = Annotated[float, Field(ge=0.0, le=0.999)]
+AdamBeta = Annotated[float, Field(ge=0.0, le=0.9999)]
 
-class Optimiser(Section):
-    """sgd, with heavy-ball momentum where `momentum` is above 0 (torch.optim.SGD's convention)."""
+
+def _as_tuple(value: object) -> object:
+    """A list of JSON, which a strict tuple takes only where no validator stands before it; one stands before these."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class _Optimiser(Section):
+    """What every optimiser has; class attributes say which rounds it fits into (docs/method.md, section 1.6).
+
+    copies: matrices of the size of the rows that neighbours average, the rows themselves included.
+    """
+
+    orders: ClassVar[tuple[str, ...]] = ("adapt-then-combine", "consensus")
+    one_local_step: ClassVar[bool] = False
+    copies: ClassVar[int] = 1
+
+    lr: Positive = 0.05
+    weight_decay: Decay = 0.0
+
+
+class SgdOptimiser(_Optimiser):
+    """torch.optim.SGD: with heavy-ball momentum where `momentum` is above 0, or Nesterov's."""
 
     name: Literal["sgd"] = "sgd"
-    lr: Positive = 0.05
-    momentum: Annotated[float, Field(ge=0.0, le=0.999)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    momentum: Forgetting = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SgdOptimiser:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true needs momentum above 0")
+        return self
+
+
+class AdamWOptimiser(_Optimiser):
+    """torch.optim.AdamW, with its defaults."""
+
+    name: Literal["adamw"]
+    lr: Positive = 1e-3
+    weight_decay: Decay = 0.01
+    betas: Annotated[tuple[AdamBeta, AdamBeta], BeforeValidator(_as_tuple)] = (0.9, 0.999)
+    eps: Annotated[float, Field(ge=1e-12, le=1.0)] = 1e-8
+
+
+class QuasiGlobalOptimiser(_Optimiser):
+    """QG-DSGDm: momentum follows the change of the mixed rows instead of the agent's own gradient."""
+
+    orders: ClassVar[tuple[str, ...]] = ("adapt-then-combine",)
+
+    name: Literal["qg-dsgdm"]
+    lr: Annotated[float, Field(ge=1e-9, le=1e3, description="momentum is a change of rows divided by lr")] = 0.05
+    beta: Forgetting = 0.9
+    mu: Forgetting = 0.9
+
+
+class GradientTrackingOptimiser(_Optimiser):
+    """Gradient tracking: neighbours average an estimate of the mean gradient too, at twice the traffic."""
+
+    orders: ClassVar[tuple[str, ...]] = ("consensus",)
+    one_local_step: ClassVar[bool] = True
+    copies: ClassVar[int] = 2
+
+    name: Literal["gradient-tracking"]
+
+
+class D2Optimiser(_Optimiser):
+    """D^2: corrects each step by the one before it; every W must be the same in all rounds, and symmetric."""
+
+    orders: ClassVar[tuple[str, ...]] = ("adapt-then-combine",)
+    one_local_step: ClassVar[bool] = True
+
+    name: Literal["d2"]
+
+
+Optimiser = Annotated[
+    SgdOptimiser | AdamWOptimiser | QuasiGlobalOptimiser | GradientTrackingOptimiser | D2Optimiser,
+    Field(discriminator="name"),
+]
+
+
+def _sgd_unless_named(value: object) -> object:
+    return {"name": "sgd", **value} if isinstance(value, dict) else value
 
 
 class Train(Section):
+    """order adapt-then-combine: learn, then mix. consensus: rows as they were travel while agents learn."""
+
     rounds: Count = 300
     local_steps: Count = 1
     batch_size: Count = 32
-    order: Literal["adapt-then-combine"] = "adapt-then-combine"
-    optimiser: Optimiser = Optimiser()
+    order: Literal["adapt-then-combine", "consensus"] = "adapt-then-combine"
+    optimiser: Annotated[Optimiser, BeforeValidator(_sgd_unless_named)] = SgdOptimiser()
+
+    @field_validator("optimiser")
+    @classmethod
+    def _fits_the_round(cls, optimiser: Optimiser, others: ValidationInfo) -> Optimiser:
+        needs = []
+        if others.data.get("order", optimiser.orders[0]) not in optimiser.orders:
+            needs.append(f"train.order: {optimiser.orders[0]}")
+        if optimiser.one_local_step and others.data.get("local_steps", 1) != 1:
+            needs.append("train.local_steps: 1")
+        if needs:
+            raise ValueError(f"{optimiser.name} needs {' and '.join(needs)}; set that, or choose another optimiser")
+        return optimiser
 
 
 class Evaluate(Section):
@@ -36,6 +128,16 @@ class Checkpoint(Section):
 
 
 class Exchange(Section):
-    """via: neighbour (one neighbourhood collective per graph), p2p (Isend/Irecv), auto (p2p where it sends less)."""
+    """via: neighbour (one neighbourhood collective per graph), p2p (Isend/Irecv), auto (p2p where it sends less).
+
+    budget_bytes_per_link: no link between two agents carries more in a round; columns of slices take turns, equally
+    often (rotation) or by how far holders of the slice differed `reweigh_every` rounds ago or less (priority).
+    progress: what keeps rows moving while agents learn (train.order: consensus): a thread, polling between agents, or
+    none; auto measures them at the start.
+    """
 
     via: Literal["auto", "neighbour", "p2p"] = "auto"
+    progress: Literal["auto", "thread", "poll", "none"] = "auto"
+    budget_bytes_per_link: Annotated[int, Field(ge=1)] | None = None
+    turns: Literal["rotation", "priority"] = "rotation"
+    reweigh_every: Count = 20

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from parse_mpi.job.method import BetaSchedule
 from parse_mpi.population import Agent
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class SliceSpec:
     parameters: prefixes of the network's parameter names. holders: agent ids, ascending.
     groups: disjoint groups of holders; agents mix this slice inside their group only, and not at all without one.
     graph: the name of the graph that it mixes over; slices with equal groups share one.
+    modality: whose graph that is, "" where it is no single modality's.
+    every: it mixes in every round whose number, counted from 1, this divides.
     """
 
     name: str
@@ -35,22 +38,41 @@ class SliceSpec:
     holders: tuple[int, ...]
     graph: str
     groups: tuple[tuple[int, ...], ...]
+    modality: str = ""
+    every: int = 1
 
 
 class Method(Protocol):
     """A way to learn: which slices there are, and what an agent minimises and predicts."""
 
-    def slices(self, agents: Sequence[Agent]) -> tuple[SliceSpec, ...]:
-        """The slice table; every parameter of every agent's network lies in exactly one slice."""
+    def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
+        """The slice table; every parameter of every agent's network lies in exactly one slice.
+
+        roster: every agent as it ever is, in whose order families are named; without it, `agents`.
+        """
+
+    def problems(self, agents: Sequence[Agent]) -> list[str]:
+        """What is wrong with the method's options for these agents, worded for the user."""
 
     def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
         """A plain module for an agent of this blueprint, at its initial values; shapes: modality -> sample shape."""
 
-    def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
-        """The factor in front of the alignment term for agents that hold `kind`."""
+    @property
+    def common_start(self) -> bool:
+        """Whether agents of one blueprint have the same initial values."""
 
-    def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: float) -> Tensor:
-        """Loss terms [..., T] in the order of LOSS_TERMS; the first is what the gradient is taken of."""
+    @property
+    def schedule(self) -> BetaSchedule:
+        """How the weight of the alignment term goes over the rounds."""
+
+    def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
+        """The factor in front of the alignment term for agents that hold `kind`, before the schedule."""
+
+    def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: Tensor | None) -> Tensor:
+        """Loss terms [..., T] in the order of LOSS_TERMS; the first is what the gradient is taken of.
+
+        y < 0: the sample has no label. mask [..., B]: 0 for padding. alignment_weight [...]; None: nothing to align.
+        """
 
     def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
         """Logits [..., B, C] by prediction name."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parse_mpi.methods.base import SliceSpec
-from parse_mpi.methods.parse import Parse
+from parse_mpi.methods.parse import Parse, private
+from parse_mpi.population import Agent
 
 
 @dataclass(frozen=True)
 class Local(Parse):
     """The same slices, none of them shared."""
 
-    def _slice(self, name: str, parameters: tuple[str, ...], holders: tuple[int, ...], graph: str) -> SliceSpec:
-        return SliceSpec(name, parameters, holders, graph="", groups=())
+    def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
+        return tuple(map(private, super().slices(agents, roster)))

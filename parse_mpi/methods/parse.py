@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from parse_mpi.job import ParseMethod
+from parse_mpi.job import Encoder, ParseMethod
+from parse_mpi.job.method import BetaSchedule
 from parse_mpi.methods.base import ALL, MULTIMODAL, SliceSpec
 from parse_mpi.model.names import module_key
-from parse_mpi.population import Agent
+from parse_mpi.population import Agent, families
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,28 +24,89 @@ class Parse:
 
     options: ParseMethod
 
-    def slices(self, agents: Sequence[Agent]) -> tuple[SliceSpec, ...]:
-        """Encoders and unique heads over each modality's graph, synergy among multimodal agents, f_r among all."""
+    def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
+        """Encoders and unique heads over each modality's graph, synergy among multimodal agents, f_r among all.
+
+        Trunks of different families differ in shape: what depends on them mixes inside a family only.
+        """
         modalities = sorted({m for agent in agents for m in agent.modalities})
-        everyone = tuple(agent.id for agent in agents)
-        multimodal = tuple(agent.id for agent in agents if len(agent.modalities) > 1)
-        table = []
-        for m in modalities:
-            holders = tuple(agent.id for agent in agents if m in agent.modalities)
-            both = tuple(i for i in multimodal if i in set(holders))
-            key = module_key(m)
-            encoder = (f"encoders.{key}.trunk.", f"encoders.{key}.unique_redundant.")
-            table.append(self._slice(f"encoder[{m}]", encoder, holders, m))
-            table.append(self._slice(f"unique_head[{m}]", (f"unique_heads.{key}.",), holders, m))
-            table.append(
-                self._slice(f"synergy[{m}]", (f"encoders.{key}.synergistic.",), both, f"multimodal holders of {m}")
-            )
-        table.append(self._slice("redundant_head", ("redundant_head.",), everyone, ALL))
-        table.append(self._slice("synergy_head", ("synergy_head.",), multimodal, MULTIMODAL))
+        multimodal = [agent for agent in agents if len(agent.modalities) > 1]
+        table = [
+            spec for m in modalities for spec in self._of_modality(m, agents, multimodal, families(roster or agents, m))
+        ]
+        table.append(_shared("redundant_head", ("redundant_head.",), [a for a in agents if a.modalities], ALL))
+        table += self._synergy_heads(multimodal)
+        if self.options.projectors:
+            table.append(_shared("projectors", ("projectors.",), multimodal, MULTIMODAL))
         return tuple(spec for spec in table if spec.holders)
 
-    def _slice(self, name: str, parameters: tuple[str, ...], holders: tuple[int, ...], graph: str) -> SliceSpec:
-        return SliceSpec(name, parameters, holders, graph, groups=(holders,))
+    def _of_modality(
+        self, m: str, agents: Sequence[Agent], multimodal: Sequence[Agent], encoders: Sequence[Encoder]
+    ) -> Iterator[SliceSpec]:
+        """The slices that belong to one modality; encoders: one for each of its families."""
+        o, key = self.options, module_key(m)
+        encoder = (f"encoders.{key}.trunk.", f"encoders.{key}.unique_redundant.")
+        synergy = (f"encoders.{key}.synergistic.",)
+        holders = [agent for agent in agents if m in agent.modalities]
+        several = [agent for agent in multimodal if m in agent.modalities]
+        for number, family in enumerate(encoders, 1):
+            label = m if number == 1 else f"{m}#{number}"
+            graph = m if len(encoders) == 1 else f"{m}#{number}"
+            members = [agent for agent in holders if agent.encoder(m) == family]
+            if o.synergy_rows == "all":
+                yield _shared(f"encoder[{label}]", encoder + synergy, members, graph, m)
+            else:
+                both = [agent for agent in members if len(agent.modalities) > 1]
+                yield _shared(f"encoder[{label}]", encoder, members, graph, m)
+                yield self._scoped(f"synergy[{label}]", synergy, both, f"multimodal holders of {graph}", m)
+        yield _shared(f"unique_head[{m}]", (f"unique_heads.{key}.",), holders, m, m)
+        if o.fusion == "gated":
+            gate = self._scoped(f"gate[{m}]", (f"fusion.gates.{key}.",), several, f"multimodal holders of {m}", m)
+            if o.gate_sync == "local":
+                yield private(gate)
+            else:
+                yield replace(gate, every=1 if o.gate_sync == "every-round" else o.gate_sync)
+        if o.modality_weighting == "adaptive":
+            yield private(_shared(f"modality_weight[{m}]", (f"modality_logits.{key}.",), several, m))
+
+    def _synergy_heads(self, multimodal: Sequence[Agent]) -> Iterator[SliceSpec]:
+        """f_s with an attention layer before it. Behind `concat` its shape, and so the slice, belongs to one set."""
+        parameters = ("fusion.attention.", "synergy_head.")
+        if self.options.fusion != "concat":
+            yield self._scoped("synergy_head", parameters, multimodal, MULTIMODAL)
+            return
+        for members in _by_set(multimodal):
+            kind = members[0].kind
+            yield _shared(f"synergy_head[{kind}]", parameters, members, f"agents with {kind}")
+
+    def _scoped(
+        self, name: str, parameters: tuple[str, ...], holders: Sequence[Agent], graph: str, modality: str = ""
+    ) -> SliceSpec:
+        """A slice that `synergy_scope` governs: among all its holders, or among those with equal modality sets."""
+        spec = _shared(name, parameters, holders, graph, modality)
+        if self.options.synergy_scope == "pooled":
+            return spec
+        return replace(spec, graph=f"{graph}, by set", groups=tuple(map(_ids, _by_set(holders))))
+
+    def problems(self, agents: Sequence[Agent]) -> list[str]:
+        """`concat` gives every modality a place in f_s, so that agents who share it must hold the same."""
+        sets = list(dict.fromkeys(agent.kind for agent in agents if len(agent.modalities) > 1))
+        if self.options.fusion != "concat" or self.options.synergy_scope == "set" or len(sets) < 2:
+            return []
+        return [
+            f"fusion: concat has a place for every modality, and multimodal agents hold {', '.join(sets)}: "
+            "say synergy_scope: set, or choose fusion: mean, gated or attention"
+        ]
+
+    @property
+    def common_start(self) -> bool:
+        """Whether agents of one blueprint have the same initial values."""
+        return self.options.init == "common"
+
+    @property
+    def schedule(self) -> BetaSchedule:
+        """How the weight of the alignment term goes over the rounds."""
+        return self.options.beta_schedule
 
     def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> AgentNetwork:
         from parse_mpi.model.network import AgentNetwork
@@ -65,32 +127,55 @@ class Parse:
         shares = [sum(len(agent.modalities) > 1 for agent in held) / len(held) for held in holders]
         return self.options.beta * sum(1 / share for share in shares) / len(shares)
 
-    def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: float) -> Tensor:
+    def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: Tensor | None) -> Tensor:
         import torch
 
-        from parse_mpi.model.heads import average_heads
+        from parse_mpi.model.heads import ensemble, type_weights
         from parse_mpi.model.losses import contrastive, cross_entropy
 
         o = self.options
-        ensemble = cross_entropy(average_heads(output.logits, -3, o.ensemble), y, mask)
-        each_head = {
-            t: cross_entropy(logits, y.unsqueeze(-2), mask.unsqueeze(-2)) for t, logits in output.logits.items()
-        }
-        heads = average_heads(each_head, -1, o.ensemble)
-        total = o.ensemble_weight * ensemble + o.head_weight * heads
-        if alignment_weight == 0.0:
-            return torch.stack([total, ensemble, heads, torch.zeros_like(total)], -1)
+        of_ensemble = cross_entropy(ensemble(output.logits, output.share, o.ensemble), y, mask)
+        weights = type_weights(output.logits, o.ensemble)
+        of_heads = torch.zeros_like(of_ensemble)
+        for t, logits in output.logits.items():
+            of_heads = of_heads + weights[t] * cross_entropy(logits, y.unsqueeze(-2), mask.unsqueeze(-2)).mean(-1)
+        total = o.ensemble_weight * of_ensemble + o.head_weight * of_heads
+        if alignment_weight is None:
+            return torch.stack([total, of_ensemble, of_heads, torch.zeros_like(total)], -1)
         alignment = contrastive(
             output.z,
+            output.projected,
             y,
             mask,
             temperature=o.temperature,
             hard_negatives=o.hard_negatives,
             mask_same_label=o.mask_same_label,
         )
-        return torch.stack([total + alignment_weight * alignment, ensemble, heads, alignment], -1)
+        return torch.stack([total + alignment_weight * alignment, of_ensemble, of_heads, alignment], -1)
 
     def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
         from parse_mpi.model.heads import predictions
 
-        return predictions(output.logits, modalities, self.options.ensemble)
+        return predictions(output.logits, output.share, modalities, self.options.ensemble)
+
+
+def private(spec: SliceSpec) -> SliceSpec:
+    """The same slice, which never leaves its agents."""
+    return replace(spec, graph="", groups=())
+
+
+def _shared(
+    name: str, parameters: tuple[str, ...], holders: Sequence[Agent], graph: str, modality: str = ""
+) -> SliceSpec:
+    """A slice that mixes among all its holders."""
+    return SliceSpec(name, parameters, _ids(holders), graph, (_ids(holders),), modality)
+
+
+def _ids(agents: Sequence[Agent]) -> tuple[int, ...]:
+    return tuple(agent.id for agent in agents)
+
+
+def _by_set(agents: Sequence[Agent]) -> list[list[Agent]]:
+    """Agents with equal modality sets together, in order of appearance."""
+    kinds = dict.fromkeys(agent.modalities for agent in agents)
+    return [[agent for agent in agents if agent.modalities == kind] for kind in kinds]

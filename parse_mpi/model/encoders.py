@@ -1,36 +1,26 @@
-"""Encoders: one sample of one modality to its latent slices.
-
-A trunk has no BatchNorm: its running statistics are no parameters, so they would neither mix nor be checkpointed.
-"""
+"""Encoders: one sample of one modality to its latent slices."""
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
-
 from torch import Tensor, nn
 
-from parse_mpi.job import Encoder
+from parse_mpi.job import Conv1dEncoder, Conv2dEncoder, Encoder, MlpEncoder, OwnEncoder
+from parse_mpi.model.own import OwnTrunk
+from parse_mpi.model.shapes import Shape, chosen_encoder
+from parse_mpi.model.trunks import ImageTrunk, MlpTrunk, SeriesTrunk, Trunk
 
 
-class MlpTrunk(nn.Sequential):
-    """Flatten, then Linear, LayerNorm and ReLU per hidden width: [B, *sample] to [B, width].
-
-    Without the norm the largest stable learning rate falls with the number of input features.
-    """
-
-    def __init__(self, sample_shape: tuple[int, ...], hidden: tuple[int, ...]):
-        widths = [math.prod(sample_shape), *hidden]
-        layers: list[nn.Module] = [nn.Flatten()]
-        for width_in, width_out in pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), nn.LayerNorm(width_out), nn.ReLU()]
-        super().__init__(*layers)
-        self.width = widths[-1]
-
-
-def make_trunk(encoder: Encoder, sample_shape: tuple[int, ...]) -> MlpTrunk:
-    """The trunk that the job asks for, for samples of this shape."""
-    return MlpTrunk(sample_shape, encoder.hidden)
+def make_trunk(encoder: Encoder, shape: Shape) -> Trunk:
+    """The trunk that the job asks for, for samples of this shape. Raises EncoderError where an own one is none."""
+    chosen = chosen_encoder(encoder, shape)
+    if isinstance(chosen, Conv1dEncoder):
+        return SeriesTrunk(chosen, shape)
+    if isinstance(chosen, Conv2dEncoder):
+        return ImageTrunk(chosen, shape)
+    if isinstance(chosen, OwnEncoder):
+        return OwnTrunk(chosen, shape)
+    assert isinstance(chosen, MlpEncoder)
+    return MlpTrunk(shape, chosen.hidden)
 
 
 class FissionEncoder(nn.Module):

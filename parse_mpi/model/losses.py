@@ -1,7 +1,8 @@
 """The loss terms of PARSE (method.md 1.3), written for any leading dimensions so that both engines share them.
 
 Shapes: M modalities of the agent, B batch, C classes, H heads of one type, d slice width; `...` is nothing in the
-loop engine and the agents in the stacked one. Masks are 1 for samples that count and 0 for padding.
+loop engine and the agents in the stacked one. Masks are 1 for samples that count and 0 for padding. A label below 0
+means that the sample has none.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ from torch.nn.functional import normalize
 
 
 def masked_mean(value_B: Tensor, mask_B: Tensor) -> Tensor:
-    """Mean over the samples that count: [..., B] to [...]."""
-    return (value_B * mask_B).sum(-1) / mask_B.sum(-1)
+    """Mean over the samples that count: [..., B] to [...]; 0 where none does."""
+    return (value_B * mask_B).sum(-1) / mask_B.sum(-1).clamp(min=1)
 
 
 def cross_entropy(logits_BC: Tensor, y_B: Tensor, mask_B: Tensor) -> Tensor:
-    """Mean cross-entropy over the samples that count: logits [..., B, C], y int64 [..., B] (broadcast) to [...]."""
-    index = y_B.unsqueeze(-1).expand(*logits_BC.shape[:-1], 1)
+    """Mean cross-entropy over the labelled samples that count: logits [..., B, C], y int64 [..., B] to [...].
+
+    y and mask are broadcast over heads. 0 without gradient where no sample is labelled.
+    """
+    index = y_B.clamp(min=0).unsqueeze(-1).expand(*logits_BC.shape[:-1], 1)
     chosen_B = logits_BC.gather(-1, index).squeeze(-1)
-    return masked_mean(logits_BC.logsumexp(-1) - chosen_B, mask_B)
+    return masked_mean(logits_BC.logsumexp(-1) - chosen_B, mask_B * (y_B >= 0))
 
 
 def contrastive(
     z: Mapping[str, Tensor],
+    projected: Mapping[str, Tensor],
     y_B: Tensor,
     mask_B: Tensor,
     *,
@@ -37,21 +42,26 @@ def contrastive(
     """The alignment term L_con over ordered modality pairs: each of z [..., M, B, d] to [...] (method.md 1.3).
 
     Anchor z_r^m(j), positive z_r^m'(j); negatives z_r^m'(k), k != j, and with `hard_negatives` the same sample's
-    z_u^m, z_u^m', z_s^m, z_s^m' (`squared`: their squared cosine, which asks for orthogonality). Mean over anchors,
-    then over pairs, so that beta means the same for two and for more modalities.
+    z_u^m, z_u^m', z_s^m, z_s^m' (`squared`: their squared cosine, which asks for orthogonality). Slices of different
+    types are compared as they stand in `projected`, [..., M, B, width] each, unless that is empty. Mean over anchors,
+    then over pairs, so that beta means the same for two and for more modalities. A sample without a label is of no
+    other sample's class.
     """
     M, B = z["redundant"].shape[-3:-1]
     anchor, other = zip(*((m, n) for m in range(M) for n in range(M) if m != n), strict=True)
-    r, u, s = (normalize(z[t], dim=-1) for t in ("redundant", "unique", "synergistic"))
+    r = normalize(z["redundant"], dim=-1)
     r_anchor = _of(r, anchor)  # [..., pairs, B, d]
     logits = r_anchor @ _of(r, other).transpose(-1, -2)  # [..., pairs, B, B], positives on the diagonal
 
     positive = torch.eye(B, dtype=torch.bool, device=r.device)
     counts = mask_B.bool().unsqueeze(-2)  # [..., 1, B]: may sample k be a negative of anchor j
     if mask_same_label:
-        counts = counts & (y_B.unsqueeze(-1) != y_B.unsqueeze(-2))
+        counts = counts & ((y_B.unsqueeze(-1) != y_B.unsqueeze(-2)) | (y_B < 0).unsqueeze(-2))
     logits = logits.masked_fill(~(counts | positive).unsqueeze(-3), -torch.inf)
     if hard_negatives != "none":
+        if projected:
+            r_anchor = _of(normalize(projected["redundant"], dim=-1), anchor)
+        u, s = (normalize((projected or z)[t], dim=-1) for t in ("unique", "synergistic"))
         near = [_of(z_near, index) for z_near in (u, s) for index in (anchor, other)]
         hard = torch.stack([(r_anchor * z_near).sum(-1) for z_near in near], -1)
         logits = torch.cat([logits, hard.square() if hard_negatives == "squared" else hard], -1)

@@ -13,29 +13,39 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from parse_mpi.job import Network
+from parse_mpi.job import Network, SliceWidths
 from parse_mpi.model.encoders import FissionEncoder, make_trunk
+from parse_mpi.model.fusion import make_fusion, weighted_mean
 from parse_mpi.model.names import module_key
 from parse_mpi.population import Agent
 from parse_mpi.seeding import derive_seed
+
+# Under SGD the logits of the modalities' shares then move 4 times as fast as without it: a useless modality has to lose
+# its share before its encoder has learnt the training samples by heart. Much faster, and good ones lose theirs.
+SHARPNESS = 2.0
 
 
 class Output(NamedTuple):
     """What a forward pass gives, by slice type; "synergistic" is absent for a unimodal agent.
 
-    z: latent slices [M, B, d]. logits: of every head of the type, [H, B, C].
+    z: latent slices [M, B, d]. projected: the same at one width [M, B, width], where widths differ and the loss
+    compares slices of different types; else empty. logits: of every head of the type, [H, B, C]. share: what each
+    modality counts in averages, [M].
     """
 
     z: dict[str, Tensor]
+    projected: dict[str, Tensor]
     logits: dict[str, Tensor]
+    share: Tensor
 
 
 class AgentNetwork(nn.Module):
     """Encoders and heads of an agent; shapes: modality -> sample shape.
 
     Sub-modules carry the names that methods/ cuts into slices: `encoders.<key>.trunk`, `.unique_redundant`,
-    `.synergistic`, `unique_heads.<key>`, `redundant_head`, `synergy_head`. Each is drawn from a random stream of its
-    own, f(seed, slice), so that all holders of a slice start equal whatever else they hold.
+    `.synergistic`, `unique_heads.<key>`, `redundant_head`, `fusion`, `synergy_head`, `projectors`,
+    `modality_logits.<key>`. Each is drawn from a random stream of its own, f(seed, slice), so that all holders of a
+    slice start equal whatever else they hold, or, with `init: per-agent`, from f(seed, slice, agent id).
     """
 
     def __init__(
@@ -44,60 +54,98 @@ class AgentNetwork(nn.Module):
         super().__init__()
         widths = options.slices
         multimodal = len(agent.modalities) > 1
+        own = (agent.id,) if options.init == "per-agent" else ()
         self.modalities = agent.modalities
         self.keys = tuple(module_key(m) for m in agent.modalities)
         self.pool = options.pool
         self.encoders = nn.ModuleDict()
         self.unique_heads = nn.ModuleDict()
         for m, encoder, key in zip(agent.modalities, agent.encoders, self.keys, strict=True):
-            with seeded(seed, f"encoder[{m}]"):
+            with seeded(seed, f"encoder[{m}]", *own):
                 trunk = make_trunk(encoder, shapes[m])
                 unique_redundant = nn.Linear(trunk.width, widths.unique + widths.redundant)
-            with seeded(seed, f"synergy[{m}]"):
-                synergistic = nn.Linear(trunk.width, widths.synergistic) if multimodal else None
-            with seeded(seed, f"unique_head[{m}]"):
+            with seeded(seed, f"synergy[{m}]", *own):
+                has_rows = multimodal or options.synergy_rows == "all"
+                synergistic = nn.Linear(trunk.width, widths.synergistic) if has_rows else None
+            with seeded(seed, f"unique_head[{m}]", *own):
                 self.unique_heads[key] = nn.Linear(widths.unique, class_count)
             self.encoders[key] = FissionEncoder(trunk, unique_redundant, widths.unique, synergistic)
-        with seeded(seed, "redundant_head"):
+        with seeded(seed, "redundant_head", *own):
             self.redundant_head = nn.Linear(widths.redundant, class_count)
-        with seeded(seed, "synergy_head"):
-            self.synergy_head = (
-                make_synergy_head(options.synergy_head, widths.synergistic, class_count) if multimodal else None
-            )
+        self.fusion: nn.Module | None = None
+        self.synergy_head: nn.Module | None = None
+        self.projectors = nn.ModuleDict()
+        self.modality_logits = nn.ModuleDict()
+        if multimodal:
+            self._add_synergy(options, class_count, seed, own)
+
+    def _add_synergy(self, options: Network, class_count: int, seed: int, own: tuple[int, ...]) -> None:
+        """What only agents with several modalities have beside the synergistic rows of their encoders."""
+        widths = options.slices
+        with seeded(seed, "fusion", *own):
+            self.fusion, fused_width = make_fusion(options.fusion, self.modalities, widths.synergistic)
+        with seeded(seed, "synergy_head", *own):
+            self.synergy_head = make_synergy_head(options.synergy_head, fused_width, widths.synergistic, class_count)
+        if options.projectors:
+            with seeded(seed, "projectors", *own):
+                self.projectors = make_projectors(widths)
+        if options.modality_weighting == "adaptive":
+            logits = {key: nn.ParameterDict({"logit": torch.zeros(1)}) for key in self.keys}
+            self.modality_logits = nn.ModuleDict(logits)
 
     def forward(self, x: Mapping[str, Tensor]) -> Output:
         """x: modality -> [B, *sample]."""
+        z = self.latents(x)
+        share = self.share(z)
+        unique = zip(self.keys, z["unique"].unbind(0), strict=True)
+        pooled_r = weighted_mean(z["redundant"], share).unsqueeze(0) if self.pool == "mean" else z["redundant"]
+        logits = {
+            "unique": torch.stack([self.unique_heads[key](z_u) for key, z_u in unique]),
+            "redundant": self.redundant_head(pooled_r),
+        }
+        if self.fusion is not None and self.synergy_head is not None:
+            logits["synergistic"] = self.synergy_head(self.fusion(z["synergistic"], share)).unsqueeze(0)
+        projected = {t: projector(z[t]) for t, projector in self.projectors.items()}
+        return Output(z, projected, logits, share)
+
+    def latents(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The latent slices of every modality, by type [M, B, d]: all that heads and losses see of the samples."""
         u, r, s = zip(
             *(self.encoders[key](x[m]) for m, key in zip(self.modalities, self.keys, strict=True)), strict=True
         )
         z = {"unique": torch.stack(u), "redundant": torch.stack(r)}
-        pooled_r = z["redundant"].mean(0, keepdim=True) if self.pool == "mean" else z["redundant"]
-        logits = {
-            "unique": torch.stack([self.unique_heads[key](z_u) for key, z_u in zip(self.keys, u, strict=True)]),
-            "redundant": self.redundant_head(pooled_r),
-        }
-        if self.synergy_head is not None:
-            z["synergistic"] = torch.stack(s)
-            logits["synergistic"] = self.synergy_head(z["synergistic"].mean(0)).unsqueeze(0)
-        return Output(z, logits)
+        return z if self.synergy_head is None else z | {"synergistic": torch.stack(s)}
+
+    def share(self, z: Mapping[str, Tensor]) -> Tensor:
+        """What each modality counts in averages over modalities [M], sum 1: equal, or learnt by this agent alone."""
+        if self.modality_logits:
+            return (SHARPNESS * torch.cat([*self.modality_logits.parameters()])).softmax(0)
+        M = len(self.keys)
+        return z["redundant"].new_full((M,), 1 / M)
 
 
-def make_synergy_head(kind: str, width: int, class_count: int) -> nn.Module:
+def make_projectors(widths: SliceWidths) -> nn.ModuleDict:
+    """A bias-free map per slice type to the widest of the widths, where nothing is lost."""
+    own = {"unique": widths.unique, "redundant": widths.redundant, "synergistic": widths.synergistic}
+    return nn.ModuleDict({t: nn.Linear(width, widths.widest, bias=False) for t, width in own.items()})
+
+
+def make_synergy_head(kind: str, fused_width: int, hidden_width: int, class_count: int) -> nn.Module:
     """f_s behind the fusion: `mlp` has one hidden layer; `linear` can't express synergy on a mean (method.md 1.2)."""
     if kind == "linear":
-        return nn.Linear(width, class_count)
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, class_count))
+        return nn.Linear(fused_width, class_count)
+    return nn.Sequential(nn.Linear(fused_width, hidden_width), nn.ReLU(), nn.Linear(hidden_width, class_count))
 
 
 @contextmanager
-def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Modules built inside draw their initial values from the stream (seed, "init", purpose).
+def seeded(seed: int, purpose: str, *indices: int) -> Iterator[None]:
+    """Modules built inside draw their initial values from the stream (seed, "init", purpose, indices).
 
     PyTorch's layers draw from its default CPU generator; that is borrowed and given back as it was.
     """
     generator = torch.default_generator
     state = generator.get_state()
-    generator.manual_seed(derive_seed(seed, f"init:{purpose}"))
+    generator.manual_seed(derive_seed(seed, f"init:{purpose}", *indices))
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from parse_mpi.errors import counted
 from parse_mpi.plan import Plan
 from parse_mpi.run.summary import accuracy_table, cost_lines
-from parse_mpi.run.trainer import Progress
+from parse_mpi.run.trainer import RoundDone
 from parse_mpi.storage.metrics import read_metrics
 
 LOG_WIDTH = 160  # of a table that is not printed on a terminal
@@ -44,7 +44,8 @@ class Display:
     def start(self, seats: Sequence[str], warnings: Sequence[str], first_round: int, run_dir: Path) -> None:
         """Say what is about to run, and where."""
         job, plan = self.plan.job, self.plan
-        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(agent.kind for agent in plan.agents).items())
+        held = Counter(agent.kind or "away" for agent in plan.at(max(first_round - 1, 0)).agents)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in held.items())
         agents, ranks = counted(len(plan.agents), "agent"), counted(plan.ranks, "rank")
         self.say(f"{job.name}: {job.method.name}, {agents} ({kinds}) on {ranks}, mode {job.mode}")
         for line in seats:
@@ -53,12 +54,14 @@ class Display:
             self.warn(warning)
         begin = f"resuming after round {first_round}" if first_round else "starting"
         self.say(f"  {begin}, {job.train.rounds} rounds, in {run_dir}")
+        for what in plan.what if first_round == 0 else ():
+            self.say(f"round 0: {what}")
         self._since = time.perf_counter(), first_round
         if self._bar is not None:
             self._task = self._bar.add_task(job.name, total=job.train.rounds, completed=first_round, shown="")
             self._bar.start()
 
-    def progress(self, made: Progress) -> None:
+    def progress(self, made: RoundDone) -> None:
         """After every round: the bar moves; a log gets a line when agents were evaluated."""
         if made.evaluated:
             self._line(made.round_index, *made.evaluated)

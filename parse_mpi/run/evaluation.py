@@ -5,7 +5,7 @@ Shapes: A local agents, C classes, n samples.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,102 +13,91 @@ from numpy.typing import NDArray
 
 from parse_mpi.agents.engines import Unit
 from parse_mpi.agents.group import AgentGroup
-from parse_mpi.agents.samples import Standardisation
-from parse_mpi.data.dataset import TEST, VALIDATION, Dataset
+from parse_mpi.agents.samples import Inputs
+from parse_mpi.data.dataset import TEST, VALIDATION
 from parse_mpi.measures.accuracy import WEIGHTINGS, accuracies
-from parse_mpi.measures.consensus import consensus_distance
 from parse_mpi.model.heads import prediction_names
 from parse_mpi.plan import Plan
 
-if TYPE_CHECKING:
-    from parse_mpi.exchange.world import World
-
 SPLITS = ("validation", "test")
 SAMPLES = 256  # evaluated at a time: bounds the memory of activations
-BLOCK_VALUES = 1 << 20  # float64 values gathered at a time for a consensus distance
 
 
 class Evaluator:
-    """Holds the evaluation samples on the device; every agent sees the modalities it holds."""
+    """Every agent on the evaluation samples, in the modalities that it holds and as its sensors deliver them.
 
-    def __init__(self, plan: Plan, group: AgentGroup, dataset: Dataset, scaling: Standardisation):
-        held = {m for agent in group.agents for m in agent.modalities}
+    Modalities that fit into memory lie on the device; others are read a chunk at a time, in every evaluation. `local`
+    weights are the class frequencies of all training samples that an agent holds, also of those that are unlabelled
+    or have yet to arrive: one yardstick for the whole run.
+    """
+
+    def __init__(self, plan: Plan, group: AgentGroup, inputs: Inputs):
+        labels = inputs.dataset.labels
         self.plan = plan
         self.group = group
+        self.inputs = inputs
         self.names = prediction_names(list(plan.shapes))
-        self.x, self.y, self.samples_C = [], [], []
-        dtype = getattr(torch, plan.job.dtype)
-        for split in (VALIDATION, TEST):
-            index = dataset.indices(split)
-            x = {m: scaling.apply(m, dataset.modalities[m][index]) for m in plan.shapes if m in held}
-            self.x.append({m: torch.from_numpy(values).to(group.device, dtype) for m, values in x.items()})
-            self.y.append(torch.from_numpy(dataset.labels[index]).to(group.device))
-            self.samples_C.append(np.bincount(dataset.labels[index], minlength=plan.class_count))
-        trained = [np.bincount(dataset.labels[plan.samples[a.id]], minlength=plan.class_count) for a in group.agents]
+        self.index = [inputs.dataset.indices(split) for split in (VALIDATION, TEST)]
+        self.y = [torch.from_numpy(labels[index]).to(group.device) for index in self.index]
+        self.samples_C = [np.bincount(labels[index], minlength=plan.class_count) for index in self.index]
+        held = {m for agent in group.agents for m in agent.modalities}
+        self.held = [m for m in plan.shapes if m in held]
+        kept = [m for m in self.held if inputs.in_memory(m)]
+        self.x = [{m: self._on_device(inputs.clean(m, index)) for m in kept} for index in self.index]
+        trained = [np.bincount(labels[plan.samples[a.id]], minlength=plan.class_count) for a in group.agents]
         self.trained_AC = np.array(trained)
 
     def accuracy(self) -> NDArray[np.float64]:
         """[A, split, weighting, prediction]; nan where an agent lacks the slice of a prediction."""
         made = np.full((len(self.group.agents), len(SPLITS), len(WEIGHTINGS), len(self.names)), np.nan)
-        for unit in self.group.engine.units:
-            agents = np.atleast_1d(unit.index.cpu().numpy())
-            for split in range(len(SPLITS)):
-                if not len(self.y[split]):
-                    continue
-                correct = self._correct(unit, split)
+        for split, index in enumerate(self.index):
+            if not len(index):
+                continue
+            for unit, correct in zip(self.group.engine.units, self._correct(split), strict=True):
+                agents = np.atleast_1d(unit.index.cpu().numpy())
                 for name, correct_AC in correct.items():
                     made[agents, split, :, self.names.index(name)] = accuracies(
                         correct_AC, self.samples_C[split], self.trained_AC[agents]
                     )
         return made
 
-    def _correct(self, unit: Unit, split: int) -> dict[str, NDArray[np.int64]]:
-        """Right predictions per class [A, C] of a unit's agents, by prediction name."""
-        total: dict[str, torch.Tensor] = {}
-        for start in range(0, len(self.y[split]), SAMPLES):
+    def _correct(self, split: int) -> list[dict[str, NDArray[np.int64]]]:
+        """Right predictions per class [A, C] by prediction name, for every unit of the engine."""
+        units = self.group.engine.units
+        totals: list[dict[str, torch.Tensor]] = [{} for _ in units]
+        for start in range(0, len(self.index[split]), SAMPLES):
             part = slice(start, start + SAMPLES)
+            clean = {m: self._clean(split, m, part) for m in self.held}
             y = self.y[split][part]
             one_hot = torch.nn.functional.one_hot(y, self.plan.class_count).float()
-            logits = self.group.engine.predict(unit, {m: x[part] for m, x in self.x[split].items()})
-            for name, values in logits.items():
-                # CUDA has no product of integers; sums of SAMPLES ones are exact in float32.
-                right = ((values.argmax(-1) == y).float().reshape(-1, len(y)) @ one_hot).long()
-                total[name] = total[name] + right if name in total else right
-        return {name: right.cpu().numpy() for name, right in total.items()}
+            for unit, total in zip(units, totals, strict=True):
+                x, shared = self._seen(unit, clean, self.index[split][part])
+                for name, values in self.group.engine.predict(unit, x, shared).items():
+                    # CUDA has no product of integers; sums of SAMPLES ones are exact in float32.
+                    right = ((values.argmax(-1) == y).float().reshape(-1, len(y)) @ one_hot).long()
+                    total[name] = total[name] + right if name in total else right
+        return [{name: right.cpu().numpy() for name, right in total.items()} for total in totals]
 
+    def _clean(self, split: int, modality: str, part: slice) -> torch.Tensor:
+        if modality in self.x[split]:
+            return self.x[split][modality][part]
+        return self._on_device(self.inputs.clean(modality, self.index[split][part]))
 
-def components(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
-    """What a consensus distance is measured over: (slice, agents) for each connected component of its graph.
+    def _seen(
+        self, unit: Unit, clean: Mapping[str, torch.Tensor], index: NDArray[np.int64]
+    ) -> tuple[dict[str, torch.Tensor], bool]:
+        """What a unit's agents see, by modality, and whether that is the same [n, ...] for all or [(A,) n, ...]."""
+        ids = np.atleast_1d(self.group.ids[unit.index.cpu().numpy()]).tolist()
+        poor = [m for m in unit.modalities if any((agent, m) in self.plan.sensors for agent in ids)]
+        if not poor:
+            return {m: clean[m] for m in unit.modalities}, True
+        agents = unit.index.shape
+        x = {m: clean[m].expand(*agents, *clean[m].shape) for m in unit.modalities}
+        for m in poor:
+            values = self.inputs.clean(m, index)
+            seen = np.stack([self.inputs.through_sensor(agent, m, values, index) for agent in ids])
+            x[m] = self._on_device(seen).reshape(*agents, *values.shape)
+        return x, False
 
-    A slice without a graph counts as one component: the distance then says how far its holders drifted apart.
-    """
-    parts = []
-    for spec in plan.slices:
-        graph = plan.graphs.get(spec.graph)
-        groups = graph.components() if graph else [spec.holders]
-        parts += [(spec.name, agents) for agents in groups if len(agents) > 1]
-    return parts
-
-
-def consensus_distances(world: World, plan: Plan, group: AgentGroup) -> NDArray[np.float64]:
-    """Consensus distance [component] in the order of `components`, equal on all ranks."""
-    return np.array([_distance(world, plan, group, name, agents) for name, agents in components(plan)])
-
-
-def _distance(world: World, plan: Plan, group: AgentGroup, name: str, agents: tuple[int, ...]) -> float:
-    held = group.slices.get(name)
-    row = np.flatnonzero(np.isin(held.agents, agents)) if held else np.empty(0, np.int64)
-    ids = held.agents[row] if held else row
-    exact = plan.job.mode == "exact"
-
-    def local(part: slice) -> NDArray[np.float64]:
-        if held is None:
-            return np.empty((0, part.stop - part.start))
-        values: NDArray[np.float64] = held.local[torch.from_numpy(row), part].double().cpu().numpy()
-        return values
-
-    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return world.sum_over_agents(ids, values, exact)
-
-    width = plan.layouts[name].width
-    return consensus_distance(width, max(1, BLOCK_VALUES // len(agents)), local, total, len(agents))
+    def _on_device(self, x: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(x).to(self.group.device, getattr(torch, self.plan.job.dtype))

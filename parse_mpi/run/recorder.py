@@ -6,6 +6,7 @@ Arrays by agent are the same on any rank count; what depends on ranks lies in th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -13,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parse_mpi.agents.group import AgentGroup
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.errors import StorageError
-from parse_mpi.exchange.neighbourhood import GraphExchange
 from parse_mpi.exchange.world import World
 from parse_mpi.measures.accuracy import WEIGHTINGS
 from parse_mpi.methods.base import LOSS_TERMS
+from parse_mpi.model.heads import prediction_names
 from parse_mpi.plan import Plan
-from parse_mpi.run.evaluation import SPLITS, components
+from parse_mpi.run.assembly import Assembly
+from parse_mpi.run.consensus import Component, components
+from parse_mpi.run.evaluation import SPLITS
 from parse_mpi.run.phases import PHASES
 from parse_mpi.storage.metrics import write_segment, write_table
 
@@ -29,37 +31,47 @@ from parse_mpi.storage.metrics import write_segment, write_table
 class Recorder:
     """Buffers rows of metrics on every rank; `flush` gathers them and rank 0 writes one segment."""
 
-    def __init__(self, world: World, plan: Plan, group: AgentGroup, run_dir: Path, prediction_names: tuple[str, ...]):
+    def __init__(self, world: World, plan: Plan, run_dir: Path):
+        """plan: of the whole run, with all its eras."""
         self.world = world
         self.plan = plan
-        self.group = group
         self.run_dir = run_dir
-        self.slice_names = [spec.name for spec in plan.slices]
-        self.component_names = [name for name, _ in components(plan)]
-        self.prediction_names = list(prediction_names)
+        self.ids = np.flatnonzero(plan.rank_of == world.rank)  # whether they take part or are away
+        self.slices = {spec.name: spec for era in reversed(plan.eras) for spec in era.slices}
+        self.slice_names = list(dict.fromkeys(spec.name for era in plan.eras for spec in era.slices))
+        self.components = list(dict.fromkeys(c for era in plan.eras for c in components(era)))
         self._clear()
 
     def add_round(
-        self, done: int, losses: Tensor, seconds: NDArray[np.float64], exchanges: list[GraphExchange]
+        self, done: int, now: Assembly, losses: Tensor, seconds: NDArray[np.float64], travel_s: float
     ) -> None:
-        """After `done` finished rounds: losses [A, T] of the local agents, seconds [phase] and what was sent."""
+        """After `done` finished rounds: losses [A, T] of the agents that take part now, seconds [phase], what was sent.
+
+        travel_s: from posting the exchange until its rows were seen to have arrived.
+        """
         self._rounds.append(done)
-        self._losses.append(losses.double().cpu().numpy())
+        self._losses.append(self._of_all(now.group.ids, losses.double().cpu().numpy()))
         self._seconds.append(seconds)
+        self._travel.append(travel_s)
         sent: Counter[str] = Counter()
-        for exchange in exchanges:
+        for exchange in now.exchanges:
             for name, by_peer in exchange.sent_bytes().items():
                 for peer, size_bytes in by_peer.items():
                     sent[name] += size_bytes
                     self._links[peer, self.slice_names.index(name)] += size_bytes
         self._sent.append(np.array([sent[name] for name in self.slice_names], np.int64))
-        self._payload.append(payload_bytes(self.plan, done - 1))
+        self._payload.append(self._by_slice(exchange.payload_bytes() for exchange in now.exchanges))
+        self._waiting.append(self._by_slice(exchange.waiting_bytes(done - 1) for exchange in now.exchanges))
 
-    def add_evaluation(self, done: int, accuracy: NDArray[np.float64], distance: NDArray[np.float64]) -> None:
-        """Accuracy [A, split, weighting, prediction] of the local agents and consensus distance [component]."""
+    def add_evaluation(
+        self, done: int, now: Assembly, accuracy: NDArray[np.float64], distance: Mapping[Component, float]
+    ) -> None:
+        """Accuracy [A, split, weighting, prediction] of the agents that take part now, distance by component."""
         self._evaluated.append(done)
-        self._accuracy.append(accuracy)
-        self._distance.append(distance)
+        self._accuracy.append(self._of_all(now.group.ids, accuracy))
+        weights = now.group.alignment.current(done - 1).double().cpu().numpy()
+        self._weights.append(self._of_all(now.group.ids, weights))
+        self._distance.append(np.array([distance.get(component, np.nan) for component in self.components]))
 
     def flush(self) -> str:
         """Write everything since the last flush as one segment; all ranks call it together.
@@ -80,8 +92,9 @@ class Recorder:
         return failure
 
     def write_tables(self, dataset: Dataset) -> None:
-        """The static tables of agents and slices; rank 0 only."""
+        """The static tables of agents, slices and eras; rank 0 only."""
         plan = self.plan
+        widths = {name: layout.width for era in plan.eras for name, layout in era.layouts.items()}
         histogram = np.zeros((len(plan.agents), plan.class_count), np.int64)
         for agent in plan.agents:
             histogram[agent.id] = np.bincount(dataset.labels[plan.samples[agent.id]], minlength=plan.class_count)
@@ -90,9 +103,12 @@ class Recorder:
             "agents/kind": np.array([agent.kind for agent in plan.agents]),
             "agents/class_histogram": histogram,
             "slices/name": np.array(self.slice_names),
-            "slices/graph": np.array([spec.graph for spec in plan.slices]),
-            "slices/parameters": np.array([plan.layouts[name].width for name in self.slice_names]),
-            "slices/holders": np.array([len(spec.holders) for spec in plan.slices]),
+            "slices/graph": np.array([self.slices[name].graph for name in self.slice_names]),
+            "slices/parameters": np.array([widths[name] for name in self.slice_names]),
+            "slices/holders": np.array([len(self.slices[name].holders) for name in self.slice_names]),
+            "eras/start": np.array([era.start for era in plan.eras]),
+            "eras/what": np.array(["; ".join(era.what) for era in plan.eras]),
+            "eras/kind": np.array([[agent.kind for agent in era.agents] for era in plan.eras]),
         }
         attributes = {"agents": {"class_names": list(dataset.class_names), "modalities": list(plan.shapes)}}
         write_table(self.run_dir, "plan", arrays, attributes)
@@ -112,35 +128,53 @@ class Recorder:
         self._rounds: list[int] = []
         self._losses: list[NDArray[np.float64]] = []
         self._seconds: list[NDArray[np.float64]] = []
+        self._travel: list[float] = []
         self._sent: list[NDArray[np.int64]] = []
         self._payload: list[NDArray[np.int64]] = []
+        self._waiting: list[NDArray[np.int64]] = []
         self._evaluated: list[int] = []
         self._accuracy: list[NDArray[np.float64]] = []
+        self._weights: list[NDArray[np.float64]] = []
         self._distance: list[NDArray[np.float64]] = []
         self._links: Counter[tuple[int, int]] = Counter()
 
     def _gather(self) -> dict[str, NDArray[np.generic]]:
         rank = np.array([self.world.rank])
-        ids = self.group.ids
         arrays = {
             "rounds/round": np.array(self._rounds),
-            "rounds/loss": self._by_round(ids, self._losses),
+            "rounds/loss": self._by_round(self._losses),
             "rounds/payload_bytes": np.stack(self._payload),
+            "rounds/waiting_bytes": np.stack(self._waiting),
             "ranks/round": np.array(self._rounds),
             "ranks/seconds": self.world.gather_agents(rank, np.stack(self._seconds)[None]).swapaxes(0, 1),
+            "ranks/travel_seconds": self.world.gather_agents(rank, np.array([self._travel])).swapaxes(0, 1),
             "ranks/sent_bytes": self.world.gather_agents(rank, np.stack(self._sent)[None]).swapaxes(0, 1),
         }
         if self._evaluated:
             arrays |= {
                 "evaluations/round": np.array(self._evaluated),
-                "evaluations/accuracy": self._by_round(ids, self._accuracy),
+                "evaluations/accuracy": self._by_round(self._accuracy),
+                "evaluations/alignment_weight": self._by_round(self._weights),
                 "evaluations/consensus_distance": np.stack(self._distance),
             }
         return arrays | self._gather_links()
 
-    def _by_round(self, ids: NDArray[np.int64], rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    def _of_all(self, ids: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values [A, ...] of the agents `ids` as rows of all that live here; nan for those that are away."""
+        whole = np.full((len(self.ids), *values.shape[1:]), np.nan)
+        whole[np.searchsorted(self.ids, ids)] = values
+        return whole
+
+    def _by_round(self, rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         """[A_local, ...] per round to [R, A, ...] over all agents."""
-        return self.world.gather_agents(ids, np.stack(rows, axis=1)).swapaxes(0, 1)
+        return self.world.gather_agents(self.ids, np.stack(rows, axis=1)).swapaxes(0, 1)
+
+    def _by_slice(self, counts: Iterable[Mapping[str, int]]) -> NDArray[np.int64]:
+        """Bytes by slice [S] over the links of all graphs, wherever the agents are."""
+        total: Counter[str] = Counter()
+        for counted in counts:
+            total.update(counted)
+        return np.array([total[name] for name in self.slice_names], np.int64)
 
     def _gather_links(self) -> dict[str, NDArray[np.generic]]:
         mine = [[self.world.rank, peer, name, size] for (peer, name), size in sorted(self._links.items())]
@@ -154,7 +188,9 @@ class Recorder:
         return {
             "rounds/loss": {"dimensions": ["round", "agent", "term"], "term": terms},
             "rounds/payload_bytes": {"dimensions": ["round", "slice"], "slice": names},
+            "rounds/waiting_bytes": {"dimensions": ["round", "slice"], "slice": names},
             "ranks/seconds": {"dimensions": ["round", "rank", "phase"], "phase": list(PHASES)},
+            "ranks/travel_seconds": {"dimensions": ["round", "rank"]},
             "ranks/sent_bytes": {"dimensions": ["round", "rank", "slice"], "slice": names},
         } | (self._evaluation_attributes() if self._evaluated else {})
 
@@ -164,18 +200,11 @@ class Recorder:
                 "dimensions": ["evaluation", "agent", "split", "weighting", "prediction"],
                 "split": list(SPLITS),
                 "weighting": list(WEIGHTINGS),
-                "prediction": self.prediction_names,
+                "prediction": list(prediction_names(list(self.plan.shapes))),
             },
+            "evaluations/alignment_weight": {"dimensions": ["evaluation", "agent"]},
             "evaluations/consensus_distance": {
                 "dimensions": ["evaluation", "component"],
-                "component": self.component_names,
+                "component": [name for name, _ in self.components],
             },
         }
-
-
-def payload_bytes(plan: Plan, round_index: int) -> NDArray[np.int64]:
-    """Bytes that agents send each other in a round, by slice [S]: rows over directed links, wherever the agents are."""
-    links = {name: len(graph.at(round_index).neighbours) for name, graph in plan.graphs.items()}
-    return np.array(
-        [links.get(s.graph, 0) * plan.layouts[s.name].width * plan.item_bytes for s in plan.slices], np.int64
-    )

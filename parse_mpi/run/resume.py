@@ -67,7 +67,7 @@ def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:
         return 0
     if checkpoint.header.get("job_digest") != plan.digest:
         raise StorageError(
-            f"{checkpoint.path} was trained on other data than data.source holds now.\n"
+            f"{checkpoint.path} was trained on other data than data.source holds and data.partition deals now.\n"
             f"Bring the data back, choose another --out, {START_OVER}."
         )
     if checkpoint.round_index > plan.job.train.rounds:
@@ -80,13 +80,16 @@ def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:
 
 
 def _stored_job(path: Path, job: Job) -> Job:
-    """The job that the run was started with; a data file that has moved since is where the given job says."""
+    """The job that the run was started with; files that have moved since are where the given job says."""
+    files = {"data.partition.file": job.data.partition.file}
+    if isinstance(job.data.source, Hdf5Source):
+        files["data.source.hdf5"] = job.data.source.hdf5
     try:
         return load_job(path).job
     except JobError:
-        if not isinstance(job.data.source, Hdf5Source):
-            raise
-        return load_job(path, [f"data.source.hdf5={json.dumps(job.data.source.hdf5)}"]).job
+        if moved := [f"{key}={json.dumps(name)}" for key, name in files.items() if name is not None]:
+            return load_job(path, moved).job
+        raise
 
 
 def _refuse_another_job(run_dir: Path, stored: Job, given: Job) -> None:

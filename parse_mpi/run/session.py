@@ -11,28 +11,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parse_mpi.agents.group import AgentGroup, local_order
-from parse_mpi.agents.samples import AgentSamples, Standardisation
+from parse_mpi.agents.samples import Inputs, Standardisation
+from parse_mpi.caveats import caveats
+from parse_mpi.data.arrival import arrived
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.data.normalise import moments, standardise
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import EXIT_OK, ParseMpiError, StorageError
 from parse_mpi.exchange.devices import oversubscription, seat_lines, take_seat
 from parse_mpi.exchange.host import usable_cores
-from parse_mpi.exchange.neighbourhood import GraphExchange
-from parse_mpi.exchange.routing import ghost_bound
 from parse_mpi.exchange.world import World
 from parse_mpi.jobfile import JobFile
-from parse_mpi.plan import Plan, data_warnings, make_plan
-from parse_mpi.population import Agent
+from parse_mpi.plan import Plan, make_plan
+from parse_mpi.run.assembly import assemble
 from parse_mpi.run.display import Display
-from parse_mpi.run.evaluation import Evaluator
 from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.provenance import add_launch, versions
 from parse_mpi.run.recorder import Recorder
 from parse_mpi.run.resume import first_round
-from parse_mpi.run.snapshot import restore
-from parse_mpi.run.trainer import Trainer
+from parse_mpi.run.trainer import Listener, Trainer
 from parse_mpi.storage.checkpoint import open_checkpoint
 from parse_mpi.storage.metrics import consolidate
 from parse_mpi.storage.rundir import RunDirectory, RunState
@@ -60,7 +57,7 @@ def run_job(world: World, request: Request) -> RunState:
     stop = StopRequest()
     stop.listen()
     use_threads(job.mode)
-    dataset = load_dataset(job.data, job.seed)
+    dataset = load_dataset(job.data, job.seed, readers=world.ranks_on_host())
     plan = make_plan(request.jobfile, dataset, world.size)
     world.require_equal("job and data (their digest)", plan.digest)
     world.require_equal("installed versions", ", ".join(f"{k} {v}" for k, v in versions().items()))
@@ -69,16 +66,16 @@ def run_job(world: World, request: Request) -> RunState:
     run = RunDirectory(request.out)
     display = Display(world.rank, run.log_dir, plan)
     done = first_round(world, run, plan, request.fresh, display)
-    display.start(seat_lines(seats), [*data_warnings(plan, dataset), *oversubscription(seats)], done, run.path)
+    display.start(seat_lines(seats), [*caveats(plan, dataset), *oversubscription(seats)], done, run.path)
     if job.mode == "exact" and device.type == "cuda":
         display.warn("mode: exact is proven on CPUs; a GPU may choose other kernels, and so other bits, by rank count")
     if done >= (request.stop_after or job.train.rounds):
         display.say(f"{run.path}: round {done} of {job.train.rounds} is done, nothing is left; --fresh starts over")
         return _end(world, run, _final_state(job.train.rounds, done, done, ""), display)
 
-    trainer = build_trainer(world, plan, dataset, run.path, device, display)
+    trainer = build_trainer(world, plan, dataset, run.path, device, display, done)
     if done:
-        restore(trainer.group, open_checkpoint(run.path, done))
+        trainer.restore(open_checkpoint(run.path, done))
     if world.rank == 0:
         add_launch(run.provenance_path, request.command, seats, done, job.seed)
         trainer.recorder.write_tables(dataset)
@@ -95,33 +92,30 @@ def use_threads(mode: str) -> None:
 
 
 def build_trainer(
-    world: World, plan: Plan, dataset: Dataset, run_dir: Path, device: torch.device, display: Display
+    world: World, plan: Plan, dataset: Dataset, run_dir: Path, device: torch.device, listener: Listener, done: int = 0
 ) -> Trainer:
-    """Samples, agents, exchanges and everything around them for this rank, at round 0."""
-    agents = local_order(plan, world.rank)
-    scaling = agree_on_scaling(world, plan, dataset, agents)
-    samples = AgentSamples(plan, agents, dataset, scaling, device)
-    ghosts = {
-        spec.name: ghost_bound(plan.graphs[spec.graph], plan.rank_of, world.rank) for spec in plan.slices if spec.graph
-    }
-    group = AgentGroup(plan, world.rank, ghosts, samples, device)
-    exchanges = [GraphExchange(world, plan, graph, group.slices, tag) for tag, graph in enumerate(plan.graphs.values())]
-    evaluator = Evaluator(plan, group, dataset, scaling)
-    recorder = Recorder(world, plan, group, run_dir, evaluator.names)
+    """Everything around the agents of this rank, as they are at their initial values in the era of round `done`."""
+    inputs = Inputs(plan, dataset, agree_on_scaling(world, plan, dataset))
+    assembly = assemble(world, plan.at(max(done - 1, 0)), inputs, device)
+    recorder = Recorder(world, plan, run_dir)
     header: dict[str, str | int] = {"job_digest": plan.digest, "seed": plan.job.seed, "ranks": world.size}
-    return Trainer(world, plan, run_dir, group, exchanges, evaluator, recorder, header, display.warn)
+    return Trainer(world, plan, assembly, run_dir, recorder, header, listener)
 
 
-def agree_on_scaling(world: World, plan: Plan, dataset: Dataset, agents: Sequence[Agent]) -> Standardisation:
-    """Mean and scale per feature from all holders' training samples; only sums leave an agent."""
+def agree_on_scaling(world: World, plan: Plan, dataset: Dataset) -> Standardisation:
+    """Mean and scale per feature from the samples that all who ever hold a modality have at the start.
+
+    Only sums leave an agent.
+    """
     mean, scale = {}, {}
+    first = arrived(plan.sizes(), plan.job.data.stream, 0)
     for m, shape in plan.shapes.items():
-        holders = [agent for agent in agents if m in agent.modalities]
+        holders = sorted({a.id for era in plan.eras for a in era.agents_on(world.rank) if m in a.modalities})
         sums = np.zeros((len(holders), 2, *shape))
         counts = np.zeros((len(holders), 1))
-        for k, agent in enumerate(holders):
-            counts[k], sums[k, 0], sums[k, 1] = moments(dataset.modalities[m][plan.samples[agent.id]])
-        ids, exact = np.array([agent.id for agent in holders], np.int64), plan.job.mode == "exact"
+        for k, i in enumerate(holders):
+            counts[k], sums[k, 0], sums[k, 1] = moments(dataset.modalities[m], plan.samples[i][: first[i]])
+        ids, exact = np.array(holders, np.int64), plan.job.mode == "exact"
         total = world.sum_over_agents(ids, sums, exact)
         count = int(world.sum_over_agents(ids, counts, exact)[0])
         if count:  # a modality that nobody holds has nothing to scale
@@ -150,7 +144,7 @@ def _train(
 
     committed(done)
     try:
-        reason = trainer.train(done, last_round, stop, display.progress, committed)
+        reason = trainer.train(done, last_round, stop, committed)
     except ParseMpiError as error:
         if world.rank == 0:
             with suppress(StorageError):  # the error that ended the run is the one to tell

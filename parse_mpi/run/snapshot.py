@@ -12,7 +12,8 @@ from parse_mpi.storage.shard import AgentArray
 
 
 def snapshot(group: AgentGroup) -> list[AgentArray]:
-    """Host arrays of parameters and optimiser state of every slice, and each agent's position in its data.
+    """Host arrays of parameters and optimiser state of every slice, each agent's position in its data, and what the
+    weight of its alignment term remembers.
 
     Where rows stand in ascending id on a CPU, as they do when the job lists every kind once, they are views of the
     live rows, not copies: write them before the next step.
@@ -27,8 +28,11 @@ def snapshot(group: AgentGroup) -> list[AgentArray]:
             in_order = bool((np.diff(order) == 1).all())
             values = matrix.cpu().numpy()
             arrays.append(AgentArray(f"slices/{name}/{key}", rows.agents[order], values if in_order else values[order]))
-    ids = np.sort(group.ids)
+    order = np.argsort(group.ids)
+    ids = group.ids[order]
     arrays.append(AgentArray("agents/steps", ids, np.full(len(ids), group.steps, np.int64)))
+    for key, state in group.alignment.state.items():
+        arrays.append(AgentArray(f"agents/{key}", ids, state.cpu().numpy()[order]))
     return arrays
 
 
@@ -43,7 +47,8 @@ def restore(group: AgentGroup, checkpoint: Checkpoint) -> None:
                     f"{matrix.shape[1]}.\nGo on with the version in provenance.yaml, or start over with --fresh."
                 )
             matrix.copy_(torch.from_numpy(values))
-    steps = np.unique(checkpoint.read("agents/steps", group.ids))
-    if len(steps) != 1:
-        raise StorageError(f"{checkpoint.path}: agents stand at different local steps {steps.tolist()}")
-    group.steps = int(steps[0])
+    group.steps = checkpoint.round_index * group.plan.job.train.local_steps
+    if (steps := checkpoint.read("agents/steps", group.ids)).size and set(steps.tolist()) != {group.steps}:
+        raise StorageError(f"{checkpoint.path}: agents stand at local steps {np.unique(steps).tolist()}")
+    for key, state in group.alignment.state.items():
+        state.copy_(torch.from_numpy(checkpoint.read(f"agents/{key}", group.ids)))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from parse_mpi.errors import counted
 from parse_mpi.storage.metrics import Metrics
 
 COLUMNS = ("ensemble", "unique", "redundant", "synergistic")
@@ -16,7 +17,10 @@ COLUMNS = ("ensemble", "unique", "redundant", "synergistic")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy [A, P] of all agents on one split in one round (weighting `global`), with labels for both axes."""
+    """Accuracy [A, P] of all agents on one split in one round (weighting `global`), with labels for both axes.
+
+    kinds: what the agents held in that round, "" for those that were away.
+    """
 
     round_index: int
     kinds: NDArray[np.str_]
@@ -24,9 +28,18 @@ class Evaluation:
     accuracy: NDArray[np.float64]
 
     def of(self, kind: str | None, prediction: str) -> NDArray[np.float64]:
-        """Accuracy of every agent of a kind (None: of all agents)."""
+        """Accuracy of every agent of a kind (None: of all agents) that was there and has this prediction."""
         column = self.accuracy[:, self.predictions.index(prediction)]
-        return column if kind is None else column[self.kinds == kind]
+        return column[~np.isnan(column) & (kind is None or self.kinds == kind)]
+
+    def count(self, kind: str | None) -> int:
+        """How many agents of a kind (None: of any) took part."""
+        return int((self.kinds != "" if kind is None else self.kinds == kind).sum())
+
+
+def eras_of(metrics: Metrics, rounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In which era each round lies, as an index into the table `eras`; the first round is 1."""
+    return np.searchsorted(metrics["eras/start"], rounds - 1, side="right") - 1
 
 
 def evaluation(metrics: Metrics, row: int, split: str) -> Evaluation:
@@ -34,30 +47,33 @@ def evaluation(metrics: Metrics, row: int, split: str) -> Evaluation:
     labels = metrics.attributes["evaluations/accuracy"]
     splits, predictions = _labels(labels["split"]), _labels(labels["prediction"])
     accuracy = metrics["evaluations/accuracy"][row, :, splits.index(split), 0, :]
-    return Evaluation(int(metrics["evaluations/round"][row]), metrics["agents/kind"], predictions, accuracy)
+    done = metrics["evaluations/round"][row]
+    return Evaluation(int(done), metrics["eras/kind"][eras_of(metrics, done)], predictions, accuracy)
 
 
 def best_row(metrics: Metrics) -> int | None:
     """The evaluation with the highest mean ensemble accuracy on validation, the earliest of equals; None without it."""
-    rows = len(metrics["evaluations/round"])
-    means = [evaluation(metrics, row, "validation").of(None, "ensemble").mean() for row in range(rows)]
-    return None if np.isnan(means).any() else int(np.argmax(means))
+    rows = range(len(metrics["evaluations/round"]))
+    found = [evaluation(metrics, row, "validation").of(None, "ensemble") for row in rows]
+    return None if any(len(values) == 0 for values in found) else int(np.argmax([values.mean() for values in found]))
 
 
 def accuracy_table(metrics: Metrics) -> Table:
     """Kind x (ensemble, unique, redundant, synergistic), mean and worst agent, on test in the last round."""
     last, best = evaluation(metrics, -1, "test"), best_row(metrics)
+    away = len(last.kinds) - last.count(None)
     table = Table(title=f"Test accuracy after round {last.round_index}: mean, worst agent", title_justify="left")
     for name, justify in (("agents", "left"), ("n", "right"), *((c, "right") for c in COLUMNS)):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for kind in [*dict.fromkeys(last.kinds.tolist()), None]:
+    for kind in [*filter(None, dict.fromkeys(last.kinds.tolist())), None]:
         cells = [_mean_and_worst(last.of(kind, column)) for column in COLUMNS]
-        table.add_row(kind or "all", str(len(last.of(kind, "ensemble"))), *cells)
+        table.add_row(kind or "all", str(last.count(kind)), *cells)
+    notes = [f"away in this round: {counted(away, 'agent')}"] if away else []
     if best is not None:
         chosen = evaluation(metrics, best, "test")
-        mean = chosen.of(None, "ensemble").mean()
-        table.caption = f"best round on validation: {chosen.round_index}, there the ensemble has {mean:.3f} (all, mean)"
-        table.caption_justify = "left"
+        mean = f"{values.mean():.3f}" if len(values := chosen.of(None, "ensemble")) else "no test samples"
+        notes.append(f"best round on validation: {chosen.round_index}, there the ensemble has {mean} (all, mean)")
+    table.caption, table.caption_justify = "\n".join(notes) or None, "left"
     return table
 
 
@@ -90,7 +106,6 @@ def size_text(size_bytes: float) -> str:
 
 
 def _mean_and_worst(values: NDArray[np.float64]) -> str:
-    values = values[~np.isnan(values)]
     return f"{values.mean():.3f} {values.min():.3f}" if len(values) else "–"
 
 

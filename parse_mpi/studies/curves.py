@@ -5,9 +5,6 @@ Shapes: A agents, E evaluations, M members of what one line stands for, R rounds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,8 +13,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from parse_mpi.studies.recorded import RecordedRun, count_of
-from parse_mpi.studies.style import Style, count_rounds, dress, legend_below, new_figure, short, styles
+from parse_mpi.studies.recorded import RecordedRun
+from parse_mpi.studies.series import Spread, kind_legend, mark_events, running_mean
+from parse_mpi.studies.style import Style, count_rounds, dress, legend_below, new_figure, styles
 
 Array = NDArray[np.float64]
 
@@ -32,29 +30,6 @@ LOSS_TITLES = {
 MOST_BANDS = 6  # more of them hide each other
 SMOOTHED_FROM = 200  # rounds
 LOG_FROM = 20  # times the lowest value of a panel
-
-
-class Spread(NamedTuple):
-    """Mean and extremes over the members of a group, each [R]; nan where no member has a finite value."""
-
-    mean: Array
-    low: Array
-    high: Array
-
-    @classmethod
-    def of(cls, values_RM: Array) -> Spread:
-        known = np.ma.masked_invalid(values_RM)
-        return cls(*(np.ma.filled(part, np.nan) for part in (known.mean(1), known.min(1), known.max(1))))
-
-
-def running_mean(values: Array, window: int) -> Array:
-    """Mean over the `window` (odd) rounds around each, [R]; at both ends and beside nan over those that there are."""
-    known = np.isfinite(values)
-    kernel = np.ones(window)
-    total = np.convolve(np.where(known, values, 0.0), kernel)
-    count = np.convolve(known, kernel)
-    inside = slice(window // 2, window // 2 + len(values))
-    return np.where(known, total[inside] / np.maximum(count[inside], 1.0), np.nan)
 
 
 def accuracy_figure(run: RecordedRun) -> Figure | None:
@@ -76,15 +51,17 @@ def accuracy_figure(run: RecordedRun) -> Figure | None:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=8 if name == "ensemble" else 4, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.4g}")
         _draw_kinds(axes, run, run.test_accuracy(name), has_bands)
+        mark_events(axes, run, named=name == "ensemble")
     legend_below(figure, kind_legend(run))
     return figure
 
 
 def _draw_kinds(axes: Axes, run: RecordedRun, accuracy_EA: Array, has_bands: bool) -> None:
-    rounds, kinds = run.metrics["evaluations/round"], run.kinds()
+    rounds = run.metrics["evaluations/round"]
+    kinds = run.members(rounds)
     look = styles(kinds)
-    for k, (kind, ids) in enumerate(kinds.items()):
-        spread = Spread.of(accuracy_EA[:, ids])
+    for k, (kind, members_EA) in enumerate(kinds.items()):
+        spread = Spread.of(accuracy_EA, members_EA)
         axes.plot(rounds, spread.mean, **look[kind]._asdict(), label=kind)
         if has_bands:
             axes.fill_between(rounds, spread.low, spread.high, color=look[kind].color, alpha=0.18, linewidth=0)
@@ -118,11 +95,12 @@ def losses_figure(run: RecordedRun) -> Figure | None:
     for k, axes in enumerate(figure.subplots(2, 2, sharex=True).flat):
         term = run.labels("rounds/loss", "term")[k]
         dress(axes, LOSS_TITLES.get(term, term), "round" if k > 1 else "", "loss (nats)")
-        for kind, ids in run.kinds().items():
-            mean = Spread.of(loss[:, ids, k]).mean
+        for kind, members_RA in run.members(rounds).items():
+            mean = Spread.of(loss[:, :, k], members_RA).mean
             if (mean > 0).any():
                 _draw_loss(axes, rounds, mean, window, kind, look[kind])
         _scale_losses(axes)
+        mark_events(axes, run)
         count_rounds(axes)
     legend_below(figure, kind_legend(run))
     return figure
@@ -145,15 +123,6 @@ def _scale_losses(axes: Axes) -> None:
         axes.minorticks_off()
 
 
-def kind_legend(run: RecordedRun) -> Sequence[Line2D]:
-    """One entry for each kind of agent, with how many there are."""
-    look = styles(run.kinds())
-    return [
-        Line2D([], [], **look[kind]._asdict(), label=f"{short(kind)} ({count_of(len(ids), 'agent')})")
-        for kind, ids in run.kinds().items()
-    ]
-
-
 def consensus_figure(run: RecordedRun) -> Figure | None:
     """Consensus distance of every slice: a panel for each part of the network, a colour for each modality."""
     name = "evaluations/consensus_distance"
@@ -162,7 +131,8 @@ def consensus_figure(run: RecordedRun) -> Figure | None:
     components, distance = np.array(run.labels(name, "component")), run.metrics[name]
     slices = list(dict.fromkeys(components.tolist()))
     look = styles([*run.modalities, *(s for s in slices if _curve(s) == s)])
-    has_pieces = len(slices) < len(components)
+    known = np.isfinite(distance)
+    has_pieces = any((known[:, components == s].sum(1) > 1).any() for s in slices)
     pieces = "\nline: mean over the components of the slice's graph, band: lowest to highest" if has_pieces else ""
     what = "Consensus distance: RMS distance of a slice's holders from their mean, relative to the mean's norm"
     parts = list(dict.fromkeys(_part(s) for s in slices))
@@ -174,6 +144,7 @@ def consensus_figure(run: RecordedRun) -> Figure | None:
         for s in slices:
             if _part(s) == part:
                 _draw_distance(axes, run.metrics["evaluations/round"], distance[:, components == s], s, look[_curve(s)])
+        mark_events(axes, run)
         axes.label_outer()
     for axes in grid[len(parts) :]:
         axes.remove()

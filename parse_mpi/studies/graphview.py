@@ -5,7 +5,9 @@ Shapes: A agents, E edges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
+from textwrap import wrap
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from parse_mpi.seeding import stream
 from parse_mpi.studies.recorded import RecordedRun, count_of
 from parse_mpi.studies.style import PALETTE, legend_below, new_figure, short
+from parse_mpi.topology.graphs import ordered
 from parse_mpi.topology.slice_graph import SliceGraph
 
 Ids = NDArray[np.int64]
@@ -31,26 +34,54 @@ EDGE = "#333333"
 MOST_EDGES = 1500  # drawn in one panel; of more, a sample
 MOST_NAMED = 40  # agents of a panel whose ids are all written
 CIRCUMFERENCE_PT = 450.0
+MOST_ERAS = 4
+MOST_PANELS = 20  # where several eras are drawn
+ERA_COLUMNS = 44  # characters beside a row
 
 
 def graphs_figure(run: RecordedRun) -> Figure | None:
-    """A panel for every graph: its holders on a circle in the order of their ids, and who mixes with whom."""
-    if not run.graphs:
+    """A panel for every graph: its holders on a circle in the order of their ids, and who mixes with whom.
+
+    A row of them for every era that is drawn, or as many rows as fit where that is one.
+    """
+    eras = drawn_eras(run)
+    count = max((len(run.graphs[k]) for k in eras), default=0)
+    if not count:
         return None
-    columns = {1: 1, 2: 2, 3: 3, 4: 2}.get(len(run.graphs), 3 if len(run.graphs) <= 9 else 6)
-    rows = -(-len(run.graphs) // columns)
-    width_in = max(3.2 * columns, 6.4)
-    figure = new_figure(width_in, 3.5 * rows + 0.6, f"{run.title()}\n{_what(run)}")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for (name, graph), axes in zip(run.graphs.items(), panels, strict=False):
-        _draw_graph(axes, run, name, graph)
-    for axes in panels[len(run.graphs) :]:
-        axes.remove()
+    columns = count if len(eras) > 1 else {1: 1, 2: 2, 3: 3, 4: 2}.get(count, 3 if count <= 9 else 6)
+    rows = len(eras) if len(eras) > 1 else -(-count // columns)
+    figure = new_figure(max(3.2 * columns, 6.4), 3.5 * rows + 0.6, f"{run.title()}\n{_what(run, eras)}")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for row, k in zip(panels if len(eras) > 1 else panels.reshape(1, -1), eras, strict=True):
+        for (name, graph), axes in zip(run.graphs[k].items(), row, strict=False):
+            _draw_graph(axes, run, k, name, graph)
+        if len(run.eras) > 1:
+            _name_era(row[0], run, k)
+        for axes in row[len(run.graphs[k]) :]:
+            axes.remove()
     if run.ranks > len(PALETTE):
         scale = ScalarMappable(Normalize(0, run.ranks - 1), _rank_colours(run.ranks))
-        figure.colorbar(scale, ax=panels[: len(run.graphs)], label="rank", shrink=0.5)
-    legend_below(figure, _legend(run))
+        figure.colorbar(scale, ax=panels.ravel().tolist(), label="rank", shrink=0.5)
+    legend_below(figure, _legend(run, eras))
     return figure
+
+
+def drawn_eras(run: RecordedRun) -> list[int]:
+    """Which eras a picture has room for: of those that have begun the newest, then the first, then some between."""
+    begun = sum(era.start < max(run.last_round, 1) for era in run.eras)
+    room = max(1, min(MOST_ERAS, MOST_PANELS // max(map(len, run.graphs[:begun]), default=1)))
+    return (
+        sorted({begun - 1, *np.linspace(0, begun - 1, min(room, begun)).astype(int).tolist()})
+        if room > 1
+        else [begun - 1]
+    )
+
+
+def rounds_of(run: RecordedRun, era: int) -> tuple[int, int]:
+    """The first and the last round of an era, as far as they are recorded."""
+    ends = [later.start for later in run.eras[era + 1 :]]
+    first = run.eras[era].start + 1
+    return first, max(first, min([run.last_round, *ends]))
 
 
 def circle(graph: SliceGraph) -> NDArray[np.float64]:
@@ -75,21 +106,18 @@ def sampled(edges: Ids) -> Ids:
     return edges[np.sort(stream(0, "report").choice(len(edges), MOST_EDGES, replace=False))]
 
 
-def matching(run: RecordedRun, graph: SliceGraph) -> Ids:
-    """The pairs [E, 2] that met in the last recorded round; its mixing matrix has the index of the round before it."""
-    matrix = graph.at(max(run.last_round, 1) - 1)
-    first = np.repeat(matrix.agents, matrix.degrees)
-    pairs = np.stack([first, matrix.neighbours], axis=1)
-    return pairs[pairs[:, 0] < pairs[:, 1]]
+def matching(run: RecordedRun, era: int, graph: SliceGraph) -> Ids:
+    """The pairs [E, 2] that met in an era's last round; its mixing matrix has the index of the round before it."""
+    return ordered(graph.at(rounds_of(run, era)[1] - 1).links())
 
 
-def _draw_graph(axes: Axes, run: RecordedRun, name: str, graph: SliceGraph) -> None:
+def _draw_graph(axes: Axes, run: RecordedRun, era: int, name: str, graph: SliceGraph) -> None:
     place, edges = circle(graph), graph.union_edges()
     shown = sampled(edges)
     _draw_edges(axes, graph, place, shown, 0.75 if graph.static else 0.2)
     if not graph.static:
-        _draw_edges(axes, graph, place, matching(run, graph), 1.0, lightest=0.8)
-    _draw_agents(axes, run, graph, place)
+        _draw_edges(axes, graph, place, matching(run, era, graph), 1.0, lightest=0.8)
+    _draw_agents(axes, run, era, graph, place)
     pieces = len(graph.components())
     state = f"spectral gap {graph.spectral_gap():.2g}" if pieces == len(graph.groups) else f"{pieces} components"
     share = f"{len(shown):,} of " if len(shown) < len(edges) else ""
@@ -97,6 +125,15 @@ def _draw_graph(axes: Axes, run: RecordedRun, name: str, graph: SliceGraph) -> N
     axes.set_title(f"{name}\n{size}\n{state}", fontsize=9)
     axes.set(xlim=(-1.28, 1.28), ylim=(-1.28, 1.28), aspect="equal")
     axes.set_axis_off()
+
+
+def _name_era(axes: Axes, run: RecordedRun, era: int) -> None:
+    """The rounds of an era beside its row, and what began it."""
+    first, last = rounds_of(run, era)
+    rounds = f"round {first}" if first == last else f"rounds {first} to {last}"
+    what = wrap("; ".join(run.eras[era].what), ERA_COLUMNS, max_lines=2, placeholder=" …")
+    text = "\n".join([rounds, *what])
+    axes.text(-1.4, 0, text, rotation=90, fontsize=8, ha="right", va="center", linespacing=1.3, color="#444444")
 
 
 def _draw_edges(
@@ -108,14 +145,14 @@ def _draw_edges(
     axes.add_collection(LineCollection(list(ends), colors=EDGE, alpha=alpha, linewidths=width_pt, zorder=1))
 
 
-def _draw_agents(axes: Axes, run: RecordedRun, graph: SliceGraph, place: NDArray[np.float64]) -> None:
+def _draw_agents(axes: Axes, run: RecordedRun, era: int, graph: SliceGraph, place: NDArray[np.float64]) -> None:
     agents = np.array(graph.agents)
     size_pt = float(np.clip(0.7 * CIRCUMFERENCE_PT / len(agents), 1.5, 9))
     rank_colours = _rank_colours(run.ranks)(run.rank_of[agents] / max(run.ranks - 1, 1))
     is_stray = np.isin(agents, _strays(graph))
-    for ids, marker in zip(run.kinds(len(MARKERS)).values(), cycle(MARKERS), strict=False):
+    for members, marker in zip(run.kinds(len(MARKERS)).values(), cycle(MARKERS), strict=False):
         for stray in (False, True):
-            chosen = np.isin(agents, ids) & (is_stray == stray)
+            chosen = members[era, agents] & (is_stray == stray)
             fill = rank_colours[chosen]
             axes.scatter(
                 place[chosen, 0],
@@ -142,24 +179,29 @@ def _rank_colours(ranks: int) -> Colormap:
     return ListedColormap(PALETTE[:ranks]) if ranks <= len(PALETTE) else colormaps["viridis"]
 
 
-def _legend(run: RecordedRun) -> list[Artist]:
+def _legend(run: RecordedRun, eras: Sequence[int]) -> list[Artist]:
     handles: list[Artist] = [
         Line2D([], [], linestyle="", marker=marker, color="#555555", label=short(kind))
         for kind, marker in zip(run.kinds(len(MARKERS)), cycle(MARKERS), strict=False)
     ]
     if run.ranks <= len(PALETTE):
         handles += [Patch(color=PALETTE[rank], label=f"rank {rank}") for rank in range(run.ranks)]
-    if any(_strays(graph) for graph in run.graphs.values()):
+    if any(_strays(graph) for k in eras for graph in run.graphs[k].values()):
         ring = Line2D([], [], linestyle="", marker="o", mfc="none", mec="#555555", mew=1.5)
         ring.set_label("hollow: outside the largest component")
         handles.append(ring)
     return handles
 
 
-def _what(run: RecordedRun) -> str:
-    is_sampled = any(graph.degrees().sum() > 2 * MOST_EDGES for graph in run.graphs.values())
-    sample = f"; of many edges {MOST_EDGES:,} are drawn" if is_sampled else ""
-    if all(graph.static for graph in run.graphs.values()):
-        return f"Who mixes with whom{sample}\nSpectral gap: 1 - second largest |eigenvalue| of the mixing matrix W"
-    met = f"Faint: who can meet{sample}; dark: who met in round {max(run.last_round, 1)}"
-    return f"{met}\nSpectral gap: 1 - λ₂ of E[WᵀW]"
+def _what(run: RecordedRun, eras: Sequence[int]) -> str:
+    graphs = [graph for k in eras for graph in run.graphs[k].values()]
+    sample = (
+        f"; of many edges {MOST_EDGES:,} are drawn" if any(g.degrees().sum() > 2 * MOST_EDGES for g in graphs) else ""
+    )
+    some = f"; {len(eras)} of {len(run.eras)} eras" if len(eras) < len(run.eras) else ""
+    if all(graph.static for graph in graphs):
+        return (
+            f"Who mixes with whom{sample}{some}\nSpectral gap: 1 - second largest |eigenvalue| of the mixing matrix W"
+        )
+    when = f"round {rounds_of(run, eras[0])[1]}" if len(eras) == 1 else "the last round of the era"
+    return f"Faint: who can meet{sample}; dark: who met in {when}{some}\nSpectral gap: 1 - λ₂ of E[WᵀW]"

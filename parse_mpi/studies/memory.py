@@ -10,18 +10,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from parse_mpi.agents.engines import STACK
-from parse_mpi.agents.optimisers import Sgd
-from parse_mpi.data.dataset import TEST, VALIDATION, Dataset
+import numpy as np
+import torch
+
+from parse_mpi.agents.engines import stack_size
+from parse_mpi.agents.optimisers import make_optimiser
+from parse_mpi.data.dataset import TEST, VALIDATION, Dataset, size_bytes
 from parse_mpi.data.sampler import widest_batch
 from parse_mpi.exchange.mixing import BLOCK_BYTES
 from parse_mpi.exchange.routing import Route, ghost_bound, make_route
+from parse_mpi.job import DigitsSource
+from parse_mpi.model.activations import layer_sizes
 from parse_mpi.plan import Plan
+from parse_mpi.population import Agent
 from parse_mpi.run.evaluation import SAMPLES
 
 PROCESS_BYTES = 325_000_000  # Python, torch (CPU build), MPI, h5py and what a run imports, resident
 SCIKIT_LEARN_BYTES = 70_000_000  # which only the digits need
 ACTIVATIONS = 3  # copies of a layer's output that are alive at the peak: forward, backward, and one temporary
+EVALUATED = 8  # copies of the widest layer's output that are alive in evaluation, where nothing is kept for a gradient
 LOGITS = 6  # the same for the logits of the contrastive term, which go through more operations
 HARD_NEGATIVES = 4  # columns beside the batch's own
 
@@ -61,49 +68,60 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
     local = {agent.id for agent in plan.agents_on(rank)}
     width = {spec.name: plan.layouts[spec.name].width for spec in plan.slices}
     held = {spec.name: len(local.intersection(spec.holders)) for spec in plan.slices}
-    own = sum(held[name] * width[name] for name in held) * item
+    own = sum(held[name] * width[name] for name in held) * item * plan.copies
+    optimiser = make_optimiser(plan.job.train)
+    kept = {name: sum(optimiser.state(width[name]).values()) + optimiser.scratch * width[name] for name in held}
     ghosts, buffers = 0, 0
     for name, graph in plan.graphs.items():
         row = plan.row_bytes(name)
         ghosts += ghost_bound(graph, plan.rank_of, rank) * row
         buffers += (len(routes[name].ghosts) + len(routes[name].send_rows)) * row
+    digits = plan.job.data.source == "digits" or isinstance(plan.job.data.source, DigitsSource)
     return RankMemory(
-        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if plan.job.data.source == "digits" else 0),
+        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if digits else 0),
         data=_data_bytes(plan, dataset, rank, item),
-        rows=own,
+        rows=own * (2 if plan.job.train.order == "consensus" else 1),
         gradients=own,
-        optimiser=own * len(Sgd(plan.job.train.optimiser).state),
+        optimiser=sum(held[name] * kept[name] for name in held) * item,
         exchange=ghosts + buffers + 3 * BLOCK_BYTES["cpu"],
         activations=_activation_bytes(plan, rank, item),
     )
 
 
 def _data_bytes(plan: Plan, dataset: Dataset, rank: int, item: int) -> int:
-    """The data set as it was read, the local agents' samples and the evaluation samples of the modalities held."""
+    """The data set as it was read, the local agents' samples and the evaluation samples of the modalities held; of
+    modalities that stay in the file, nothing."""
     agents = plan.agents_on(rank)
-    whole = sum(x.nbytes for x in dataset.modalities.values()) + dataset.labels.nbytes
+    in_memory = {m: x for m, x in dataset.modalities.items() if isinstance(x, np.ndarray)}
+    whole = sum(map(size_bytes, in_memory.values())) + dataset.labels.nbytes
     evaluated = len(dataset.indices(VALIDATION)) + len(dataset.indices(TEST))
     mine = 0
-    for m, shape in plan.shapes.items():
+    for m in in_memory:
         samples = sum(len(plan.samples[agent.id]) for agent in agents if m in agent.modalities)
-        mine += (samples + (evaluated if samples else 0)) * math.prod(shape) * item
+        mine += (samples + (evaluated if samples else 0)) * math.prod(plan.shapes[m]) * item
     return whole + mine
 
 
 def _activation_bytes(plan: Plan, rank: int, item: int) -> int:
     """The largest stack of agents in its forward and backward pass, or in evaluation."""
     stacked = plan.job.mode == "fast" and plan.job.engine != "loop"
-    network, widths = plan.job.method, plan.job.encoder.hidden
-    slices = network.slices.unique + network.slices.redundant + network.slices.synergistic
-    per_modality = 2 * sum(widths) + 2 * slices + 3 * plan.class_count
     local = plan.agents_on(rank)
-    batch = widest_batch(plan.sizes()[[agent.id for agent in local]], plan.job.train.batch_size)
+    sizes = plan.sizes()[[agent.id for agent in local]]
+    batch = widest_batch(sizes, plan.job.train.batch_size, streamed=plan.job.data.stream is not None)
     peak = 0
-    for kind in plan.kinds:
-        agents = sum(agent.modalities == kind for agent in local)
-        stack = min(agents, STACK) if stacked else min(agents, 1)
-        sample = len(kind) * per_modality + sum(math.prod(plan.shapes[m]) for m in kind)
+    for model in plan.models:
+        kind = model.modalities
+        agents = sum(agent.blueprint == model.blueprint for agent in local)
+        stack = min(agents, stack_size(plan, model, torch.device("cpu")) if stacked else 1)
+        sample, widest = values_of_a_sample(plan, model)
         pairs = len(kind) * (len(kind) - 1) if plan.method.alignment_weight(kind, plan.agents) else 0
         trained = ACTIVATIONS * batch * sample + LOGITS * pairs * batch * (batch + HARD_NEGATIVES)
-        peak = max(peak, stack * max(trained, SAMPLES * sample) * item)
+        peak = max(peak, stack * max(trained, EVALUATED * SAMPLES * widest) * item)
     return peak
+
+
+def values_of_a_sample(plan: Plan, agent: Agent) -> tuple[int, int]:
+    """How many numbers a sample is and becomes on its way through an agent's network: in all, and in one layer."""
+    shapes = {m: plan.shapes[m] for m in agent.modalities}
+    sizes = [*map(math.prod, shapes.values()), *layer_sizes(plan.network(agent, seed=0), shapes)]
+    return sum(sizes), max(sizes)

@@ -13,14 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.sparse import csr_array
 
+from parse_mpi.caveats import caveats
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.data.pid import atoms, best_accuracy
 from parse_mpi.errors import counted
 from parse_mpi.exchange.routing import Route, chosen_transport
 from parse_mpi.job import PidSourceKey
-from parse_mpi.plan import Plan, data_warnings
+from parse_mpi.job.topology import DRAW_FROM_A_BASE
+from parse_mpi.plan import Plan
 from parse_mpi.run.summary import size_text
 from parse_mpi.studies.memory import first_routes, rank_memory
+from parse_mpi.topology.slice_graph import SliceGraph
 
 AGENTS_SHOWN = 60  # above that many, agents are summed up by kind unless all are asked for
 PIPED_WIDTH = 160  # columns where the output is no terminal
@@ -101,7 +104,8 @@ def _slices(plan: Plan) -> Table:
         links = len(plan.graphs[spec.graph].at(0).neighbours) if spec.graph else 0
         size = width * item
         cells = (str(len(spec.holders)), f"{width:,}", size_text(size), size_text(links * size))
-        rows.append((spec.name, spec.graph or "– (not shared)", *cells))
+        due = f", every {spec.every} rounds" if spec.every > 1 else ""
+        rows.append((spec.name, f"{spec.graph}{due}" if spec.graph else "– (not shared)", *cells))
     return _table("Slices", ("slice", "graph", "holders", "parameters", "a row", "a round"), ("slice", "graph"), rows)
 
 
@@ -113,18 +117,38 @@ def _graphs(plan: Plan) -> Table:
         sizes = f" of {', '.join(str(len(c)) for c in components[:5])}" if len(components) > 1 else ""
         cells = (
             name,
-            f"{graph.spec.kind}, {graph.spec.scope}",
+            _topology_text(graph),
             str(len(graph.agents)),
             f"{len(components)}{sizes}",
             _span(str(degrees.min()), "–", str(degrees.max())),
-            str(len(graph.at(0).neighbours)),
+            f"{graph.active_degree():.3g}",
             f"{graph.spectral_gap():.4f}" + (" " if graph.static else "²"),
             chosen_transport(graph, plan.job.exchange.via),
         )
         rows.append(cells)
-    title = "Graphs (parts that hang together, links in a round, spectral gap; ²: squared)"
-    columns = ("graph", "kind", "agents", "parts", "degree", "links", "gap", "exchange")
+    title = "Graphs (parts that hang together, neighbours active in a round, spectral gap; ²: squared)"
+    columns = ("graph", "kind", "agents", "parts", "degree", "active", "gap", "exchange")
     return _table(title, columns, ("graph", "kind", "parts"), rows)
+
+
+def _topology_text(graph: SliceGraph) -> str:
+    spec = graph.spec
+    base = f" of {spec.base}" if spec.kind in DRAW_FROM_A_BASE else ""
+    cycle = f", cycle of {graph.phases}" if graph.phases > 1 else ""
+    return f"{'lazy ' if spec.lazy else ''}{spec.kind}{base}, {spec.scope}{cycle}"
+
+
+def _schedules(plan: Plan) -> Iterable[str]:
+    """What the table of graphs has no column for: exact averages, and what MATCHA has chosen."""
+    for name, graph in plan.graphs.items():
+        if rounds := graph.exact_after():
+            yield f"graph {name}: the exact average after {counted(rounds, 'round')} of mixing"
+        for part, drawn in graph.activations():
+            p = drawn.probabilities
+            yield (
+                f"graph {name}, {counted(len(part), 'agent')}: {counted(len(p), 'matching')}, each active with "
+                f"probability {_span(f'{p.min():.2f}', ' to ', f'{p.max():.2f}')}, alpha {drawn.alpha:.4f}"
+            )
 
 
 def _links(plan: Plan) -> Table:
@@ -184,10 +208,11 @@ def _notes(plan: Plan, dataset: Dataset) -> Iterable[str]:
         yield f"WARNING: MPICH allows {MPICH_COMMUNICATORS:,} communicators; exchange: p2p needs only the world"
     if "p2p" in via and plan.job.exchange.via == "auto":
         yield "p2p: the union of this graph's links is far denser than a round, so rows go by Isend/Irecv"
+    yield from _schedules(plan)
     yield from _alignment(plan)
     if plan.job.device == "auto":
         yield "devices: chosen at the start, a GPU by local rank where there is one, else the CPU"
-    for warning in data_warnings(plan, dataset):
+    for warning in caveats(plan, dataset):
         yield f"WARNING: {warning}"
     if isinstance(plan.job.data.source, PidSourceKey):
         source = plan.job.data.source.pid

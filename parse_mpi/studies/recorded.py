@@ -5,6 +5,7 @@ Shapes: A agents, E evaluations, K ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +13,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from parse_mpi.eras import Era, everyone, make_eras
 from parse_mpi.errors import StorageError
 from parse_mpi.job import Job
 from parse_mpi.jobfile import load_job
 from parse_mpi.methods import make_method
+from parse_mpi.methods.sharing import slices_and_graphs
 from parse_mpi.plan import place
 from parse_mpi.population import Agent, make_agents
+from parse_mpi.run.summary import eras_of
 from parse_mpi.storage.metrics import Metrics, read_metrics
 from parse_mpi.storage.rundir import RunDirectory
-from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
+from parse_mpi.topology.slice_graph import SliceGraph
+
+Member = NDArray[np.bool_]
+
+MOST_KINDS = 16
 
 
 @dataclass(frozen=True)
@@ -42,18 +50,31 @@ class RecordedRun:
 
     @cached_property
     def agents(self) -> tuple[Agent, ...]:
-        """All agents by id."""
+        """All agents by id, as the job lists them."""
         return make_agents(self.job, self.modalities)
 
-    def kinds(self, most: int = 16) -> dict[str, NDArray[np.int64]]:
-        """Kind -> ids of its agents, in order of appearance.
+    @cached_property
+    def eras(self) -> tuple[Era, ...]:
+        """The stretches of the run between its events."""
+        return make_eras(self.job, self.agents, self.modalities)[0]
+
+    def kinds(self, most: int = MOST_KINDS) -> dict[str, Member]:
+        """Kind -> bool [era, A], which agents are of it in which era; in order of appearance.
 
         Where there are more than `most`, too many for one picture, agents with equally many modalities are one kind.
         """
-        names = [agent.kind for agent in self.agents]
-        if len(set(names)) > most:
-            names = [count_of(len(agent.modalities), "modality") for agent in self.agents]
-        return {name: np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)}
+        names = _kind_names([era.agents for era in self.eras], most)
+        return {name: names == name for name in dict.fromkeys(names.flat) if name}
+
+    def listed(self) -> dict[str, NDArray[np.int64]]:
+        """Kind -> ids of the agents that the job lists as such."""
+        names = _kind_names([self.agents], MOST_KINDS)[0]
+        return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())}
+
+    def members(self, rounds: NDArray[np.int64]) -> dict[str, Member]:
+        """Kind -> bool [R, A], which agents are of it in each of these rounds."""
+        era = eras_of(self.metrics, rounds)
+        return {name: here[era] for name, here in self.kinds().items()}
 
     @property
     def modalities(self) -> list[str]:
@@ -72,17 +93,14 @@ class RecordedRun:
         return place(self.agents, self.ranks)
 
     @cached_property
-    def graphs(self) -> dict[str, SliceGraph]:
-        """Name -> graph, those of modalities first; empty where a method exchanges nothing."""
-        specs = {spec.name: spec for spec in make_method(self.job.method).slices(self.agents)}
-        slices = zip(self.metrics["slices/name"].tolist(), self.metrics["slices/graph"].tolist(), strict=True)
-        groups = {graph: specs[name].groups for name, graph in slices if graph}
-        modalities = [m for m in self.modalities if m in groups]
-        job, count = self.job, len(self.agents)
-        return {
-            name: slice_graph(name, groups[name], job.topology, job.seed, count)
-            for name in dict.fromkeys([*modalities, *groups])
-        }
+    def graphs(self) -> tuple[dict[str, SliceGraph], ...]:
+        """Name -> graph in every era, those of modalities first; empty where a method exchanges nothing."""
+        job, method, roster = self.job, make_method(self.job.method), everyone(self.agents, self.eras)
+        found = [slices_and_graphs(job, method, era, roster)[1] for era in self.eras]
+        return tuple(
+            {name: graphs[name] for name in [m for m in self.modalities if m in graphs] + list(graphs)}
+            for graphs in found
+        )
 
     @property
     def last_round(self) -> int:
@@ -106,9 +124,18 @@ class RecordedRun:
         """One line that says which run this is."""
         job = self.job
         topology = job.topology.kind + (" (induced)" if job.topology.scope == "induced" else "")
-        graph = "no exchange" if not self.graphs else topology
+        graph = topology if any(self.graphs) else "no exchange"
         reached = f"round {self.last_round} of {job.train.rounds}"
         return f"{job.name}: {job.method.name}, {graph}, {count_of(len(self.agents), 'agent')}, {reached}"
+
+
+def _kind_names(populations: Sequence[Sequence[Agent]], most: int) -> NDArray[np.str_]:
+    """The kind of every agent in each population, "" for those that are away."""
+    names = np.array([[agent.kind for agent in agents] for agents in populations])
+    if len(set(names.flat) - {""}) <= most:
+        return names
+    counts = [[len(agent.modalities) for agent in agents] for agents in populations]
+    return np.array([[count_of(n, "modality") if n else "" for n in row] for row in counts])
 
 
 def count_of(count: int, noun: str) -> str:

@@ -14,8 +14,8 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from parse_mpi.run.summary import size_text
-from parse_mpi.studies.curves import Spread
 from parse_mpi.studies.recorded import RecordedRun, count_of
+from parse_mpi.studies.series import Spread
 from parse_mpi.studies.style import PALETTE, dress, new_figure, short
 
 MOST_NAMED = 30  # classes that get a label each
@@ -26,7 +26,7 @@ MOST_FIGURES = 8  # ranks whose bytes are written into the matrix
 def classes_figure(run: RecordedRun) -> Figure | None:
     """Training samples by agent and class as a heat map, agents grouped by kind, and their totals beside it."""
     histogram_AC = run.metrics["agents/class_histogram"]
-    order = np.concatenate(list(run.kinds().values()))
+    order = np.concatenate(list(run.listed().values()))
     counts = histogram_AC[order]
     agent_count, class_count = counts.shape
     width_in, height_in = (
@@ -63,10 +63,10 @@ def _name_classes(axes: Axes, names: list[str]) -> None:
 
 def _name_kinds(heat: Axes, totals: Axes, run: RecordedRun) -> None:
     """The kind beside its block of rows, and a line between blocks."""
-    sizes = np.array([len(ids) for ids in run.kinds().values()])
+    sizes = np.array([len(ids) for ids in run.listed().values()])
     ends = np.cumsum(sizes)
     heat.set_yticks(
-        ends - sizes / 2 - 0.5, [f"{short(kind)}\n({size})" for kind, size in zip(run.kinds(), sizes, strict=True)]
+        ends - sizes / 2 - 0.5, [f"{short(kind)}\n({size})" for kind, size in zip(run.listed(), sizes, strict=True)]
     )
     heat.tick_params(axis="y", length=0)
     for axes in (heat, totals):

@@ -1,86 +1,91 @@
 """Undirected graphs as edge lists, random matchings of them, and their connected components.
 
-An edge list is int64[E, 2] of agent ids with i < j in each row and the rows in ascending order. Random graphs and
-matchings are functions of the seed or generator passed in; see slice_graph.py for what the seeds are made of.
+An edge list is int64[E, 2] of agent ids with i < j in each row and the rows in ascending order. Random matchings are
+functions of the generator passed in; see slice_graph.py for what the seeds are made of.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-GraphKind = Literal["ring", "erdos-renyi", "complete"]
+Group: TypeAlias = tuple[int, ...]
+Edges: TypeAlias = NDArray[np.int64]
+Pairs: TypeAlias = NDArray[np.int64]
 
 
-@lru_cache(maxsize=8)  # several slices often have the same holders
-def draw_edges(kind: GraphKind, members: tuple[int, ...], probability: float | None, seed: int) -> NDArray[np.int64]:
-    """int64[E, 2], read-only: the edges of a graph of `kind` among `members` (ascending ids).
+@dataclass(frozen=True, eq=False)
+class UndirectedGraph:
+    """A graph among `members` (ascending ids), whose edges are listed when they are first asked for.
 
-    ring: neighbours by rank in `members`, the last one next to the first; two members share one edge.
-    erdos-renyi: each pair with `probability`, drawn once from `seed`, whether the graph is connected or not.
+    is_complete: the answers then follow without the list, which would have half a million edges for 1,000 agents.
     """
-    count = len(members)
-    if kind == "complete":
-        ranks = np.stack(np.triu_indices(count, k=1), axis=1)
-    elif kind == "ring":
-        ranks = _ring(count)
-    else:
-        assert probability is not None
-        ranks = _erdos_renyi(count, probability, seed)
-    edges = np.array(members, dtype=np.int64)[ordered(ranks)]
-    edges.flags.writeable = False
-    return edges
+
+    members: Group
+    list_edges: Callable[[], Edges]
+    is_complete: bool = False
+
+    @cached_property
+    def edges(self) -> Edges:
+        """The edge list, read-only."""
+        edges = self.list_edges()
+        edges.flags.writeable = False
+        return edges
+
+    def degrees(self) -> NDArray[np.int64]:
+        """int64[A], in the order of the members."""
+        if self.is_complete:
+            return np.full(len(self.members), len(self.members) - 1, dtype=np.int64)
+        ends = np.searchsorted(np.array(self.members), self.edges)
+        return np.bincount(ends.ravel(), minlength=len(self.members)).astype(np.int64, copy=False)
+
+    def parts(self) -> list[Group]:
+        """The connected components, largest first."""
+        return [self.members] if self.is_complete else connected_components(self.members, self.edges)
 
 
-def _ring(count: int) -> NDArray[np.int64]:
-    """int64[E, 2], 0 - 1 - ... - (count - 1) - 0, the closing edge only where it is a new one."""
-    start = np.arange(count if count > 2 else count - 1)
-    return np.stack([start, (start + 1) % count], axis=1)
+def stacked(parts: Iterable[Pairs]) -> Pairs:
+    """int64[E, 2], the pairs of all parts below each other; there may be no part."""
+    return np.concatenate([np.empty((0, 2), dtype=np.int64), *parts])
 
 
-def _erdos_renyi(count: int, probability: float, seed: int) -> NDArray[np.int64]:
-    """int64[E, 2], the edges that networkx.fast_gnp_random_graph draws (Batagelj and Brandes 2005), without its graph.
+def ordered(edges: Pairs) -> Edges:
+    """The edge list of the same undirected edges, given in any order and direction; loops and repetitions are dropped.
 
-    All pairs stand in a line, (1, 0), (2, 0), (2, 1), (3, 0), …; the gaps between edges are geometric.
+    Ids are at least 0.
     """
-    pairs = count * (count - 1) // 2
-    if probability == 1.0:
-        positions = list(range(pairs))
-    else:
-        uniform, log_absent, positions = random.Random(seed).random, math.log(1.0 - probability), []
-        position = int(math.log(1.0 - uniform()) / log_absent)
-        while position < pairs:
-            positions.append(position)
-            position += 1 + int(math.log(1.0 - uniform()) / log_absent)
-    line = np.array(positions, dtype=np.int64)
-    row_starts = np.cumsum(np.arange(count))
-    upper = np.searchsorted(row_starts, line, side="right")
-    return np.stack([line - row_starts[upper - 1], upper], axis=1)
+    low, high = np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1).T
+    size = high.max(initial=0) + 1
+    keys = np.sort(low * size + high)  # np.unique would hash, five times slower
+    return np.stack(np.divmod(keys[np.diff(keys, prepend=-1) > 0], size), axis=1).astype(np.int64, copy=False)
 
 
-def ordered(edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same undirected edges as an edge list: i < j in each row, rows ascending."""
-    edges = np.sort(edges, axis=1)
-    return edges[np.lexsort((edges[:, 1], edges[:, 0]))]
-
-
-def induced(edges: NDArray[np.int64], members: tuple[int, ...]) -> NDArray[np.int64]:
+def induced(edges: Edges, members: Group) -> Edges:
     """The edges that have both ends among `members`."""
     return edges[np.isin(edges, members).all(axis=1)]
 
 
-def complete_matching(members: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.int64]:
+def without(edges: Edges, cut: Collection[tuple[int, int]]) -> Edges:
+    """The edges that are not among the links (i, j), i < j, in `cut`."""
+    if not cut:
+        return edges
+    size = edges.max(initial=0) + 1
+    gone = [i * size + j for i, j in cut if j < size]
+    return edges[~np.isin(edges[:, 0] * size + edges[:, 1], gone)]
+
+
+def complete_matching(members: Group, generator: np.random.Generator) -> Edges:
     """int64[A // 2, 2], a uniform maximal matching of the complete graph: everyone paired, an odd one out left idle."""
     pairs = generator.permutation(np.array(members, dtype=np.int64))[: len(members) // 2 * 2].reshape(-1, 2)
     return ordered(pairs)
 
 
-def greedy_matching(edges: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+def greedy_matching(edges: Edges, generator: np.random.Generator) -> NDArray[np.int64]:
     """int64[M] ascending positions in `edges`: a maximal matching, taking edges greedily in a uniformly random order.
 
     Vectorised: an edge that comes before all edges it touches is taken by the greedy walk whatever else happens. So
@@ -101,7 +106,7 @@ def greedy_matching(edges: NDArray[np.int64], generator: np.random.Generator) ->
     return np.sort(np.concatenate(taken))
 
 
-def connected_components(members: tuple[int, ...], edges: NDArray[np.int64]) -> list[tuple[int, ...]]:
+def connected_components(members: Group, edges: Edges) -> list[Group]:
     """The connected components as ascending ids, largest first, equally large ones by their lowest id."""
     ids = np.array(members, dtype=np.int64)
     left, right = np.searchsorted(ids, edges).T

@@ -1,13 +1,14 @@
 """The graph among the holders of some slices: who mixes with whom, in which round, with which weights.
 
 Holders may be cut into groups (for example agents with the same modality set) that mix inside only. Everything here
-is a function of the job's seed and of who the members of a group are: slices with the same holders get the same
-links, every rank draws the same schedule, and nothing is negotiated (docs/method.md, section 1.5).
+is a function of the job's topology and seed and of who the members of a group are: slices with the same holders get
+the same links, every rank draws the same schedule, and nothing is negotiated (docs/method.md, section 1.5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,13 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_mpi import job
-from parse_mpi.seeding import derive_seed, stream
-from parse_mpi.topology import graphs, spectral
-from parse_mpi.topology.mixing import MixingMatrix, metropolis
-
-Group = tuple[int, ...]
-SAMPLED_ROUNDS = 500
-SAMPLED_AGENTS = 100  # up to so many a sample is quick and better than its stand-in, beyond it is neither
+from parse_mpi.topology.graphs import Edges, Group, Pairs, ordered, stacked
+from parse_mpi.topology.matcha import Activation
+from parse_mpi.topology.mixing import MixingMatrix, side_by_side
+from parse_mpi.topology.schedules import Cut, Matcha, Schedule, Static, make_schedule
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class SliceGraph:
 
     groups: disjoint tuples of ascending agent ids. overlay: each group has a graph of the kind among its members in
     the order of their ids. induced: one graph among agents 0 .. agent_count - 1 is cut down to each group.
+    without: undirected links (i, j), i < j, that the drawn graph loses before weights are worked out.
     """
 
     name: str
@@ -37,129 +36,144 @@ class SliceGraph:
     spec: job.Topology
     seed: int
     agent_count: int
+    without: Cut = frozenset()
 
     @cached_property
     def agents(self) -> tuple[int, ...]:
         """All holders, ascending."""
         return tuple(sorted(agent for group in self.groups for agent in group))
 
+    @cached_property
+    def phases(self) -> int:
+        """After how many rounds the matrices repeat: 1 if the graph is static, 0 if each round is drawn at random."""
+        return math.lcm(*(schedule.phases for schedule in self._schedules))
+
     @property
     def static(self) -> bool:
-        """Whether every round has the same graph."""
-        return self.spec.kind != "random-gossip"
+        """Whether every round has the same matrix."""
+        return self.phases == 1
+
+    @property
+    def directed(self) -> bool:
+        """Whether an agent may send to another without receiving from it in the same round."""
+        return any(schedule.directed for schedule in self._schedules)
 
     def at(self, round_index: int) -> MixingMatrix:
-        """The mixing matrix of a round: Metropolis weights on the static graph, or on that round's random matching.
+        """The mixing matrix of a round, doubly stochastic: row i holds the agents from which i receives.
 
-        A static graph returns the same object every round. A gossip round is drawn afresh for each group from
-        (seed, members, round): a maximal matching of the base graph, whose pairs average.
+        The rounds of one phase of a cycle have the same object; a random one is drawn afresh in each call.
         """
-        if self.static:
-            return self._static_matrix
-        pairs = _stack(self._matching(group, round_index) for group in self.groups)
-        return metropolis(_array(self.agents), pairs)
+        if not self.phases:
+            return self._make(round_index)
+        phase = round_index % self.phases
+        if phase not in self._cycle:
+            self._cycle[phase] = self._make(phase)
+        return self._cycle[phase]
 
-    def union_edges(self) -> NDArray[np.int64]:
-        """int64[E, 2], i < j, rows ascending: every edge that some round may use (for gossip, the base graph's)."""
+    def links(self) -> Pairs:
+        """int64[L, 2], rows (sender, receiver) in ascending order: every link that some round may use."""
+        links = stacked(schedule.links() for schedule in self._schedules)
+        return links[np.lexsort((links[:, 1], links[:, 0]))]
+
+    def union_edges(self) -> Edges:
+        """int64[E, 2], i < j, rows ascending: the same without their directions (for gossip, the base graph's)."""
         return self._union_edges
 
     def degrees(self) -> NDArray[np.int64]:
         """int64[A], degrees in the union graph, in the order of `agents`."""
-        if self._kind == "complete":
-            size = {agent: len(group) for group in self.groups for agent in group}
-            return np.array([size[agent] - 1 for agent in self.agents], dtype=np.int64)
-        ends = np.searchsorted(_array(self.agents), self.union_edges())
-        return np.bincount(ends.ravel(), minlength=len(self.agents)).astype(np.int64, copy=False)
+        degree_of: dict[int, int] = {}
+        for schedule in self._schedules:
+            degree_of.update(zip(schedule.members, schedule.union.degrees().tolist(), strict=True))
+        return np.array([degree_of[agent] for agent in self.agents], dtype=np.int64)
+
+    def active_degree(self) -> float:
+        """From how many others an agent receives in a round, on average over agents and rounds."""
+        received = (schedule.active_degree() * len(schedule.members) for schedule in self._schedules)
+        return sum(received) / max(len(self.agents), 1)
 
     def components(self) -> list[Group]:
         """Connected components of the union graph over all groups, largest first, then by lowest id."""
-        parts = [part for group in self.groups for part in self._parts(group)]
+        parts = [part for schedule in self._schedules for part in schedule.union.parts()]
         return sorted(parts, key=lambda part: (-len(part), part))
 
     def disconnected_groups(self) -> list[tuple[Group, list[Group]]]:
         """The groups that fall apart, each with its components, largest first."""
-        return [(group, parts) for group in self.groups if len(parts := self._parts(group)) > 1]
+        parts_of = ((schedule.members, schedule.union.parts()) for schedule in self._schedules)
+        return [(group, parts) for group, parts in parts_of if len(parts) > 1]
 
     def spectral_gap(self) -> float:
         """The smallest gap among the groups of two or more agents; nan if there is none, 0 if one falls apart.
 
         Static graphs: 1 - rho, rho the second largest absolute eigenvalue of W, per round and distance to the mean.
-        Gossip: 1 - lambda_2(E[W^T W]), per round and *squared* distance; exact on complete and ring bases. Otherwise
-        E is the mean over the run's first 500 rounds, and beyond 100 agents that of matchings of a tree with the same
-        degrees (either is a few per cent off at most).
+        Others: 1 - lambda_2(E[W^T W]), per round and *squared* distance. E is over the rounds of a cycle, or over
+        draws: exact for MATCHA and for gossip on complete and ring bases. Gossip on other bases takes the mean over
+        the run's first 500 rounds, and beyond 100 agents matchings of a tree with the same degrees (either is a few
+        per cent off at most).
         """
-        return min((self._gap(group) for group in self.groups if len(group) > 1), default=float("nan"))
+        return min((self._gap(schedule) for schedule in self._several()), default=float("nan"))
 
-    @property
-    def _kind(self) -> graphs.GraphKind:
-        """The kind of the union graph."""
-        return self.spec.base if self.spec.kind == "random-gossip" else self.spec.kind
+    def exact_after(self) -> int | None:
+        """Rounds from the start of a cycle after which every group has its exact mean; None if that never comes."""
+        rounds = [schedule.exact_after() for schedule in self._several()]
+        known = [count for count in rounds if count is not None]
+        return max(known) if known and len(known) == len(rounds) else None
+
+    def smallest_eigenvalue(self) -> float:
+        """The smallest eigenvalue of W. Raises ValueError unless the graph is static and undirected."""
+        static = [schedule for schedule in self._schedules if isinstance(schedule, Static)]
+        if len(static) < len(self._schedules):
+            raise ValueError(
+                f"graph {self.name}: {self.spec.kind} has no fixed symmetric W with eigenvalues to ask for"
+            )
+        return min((schedule.smallest_eigenvalue() for schedule in static), default=1.0)
+
+    def activations(self) -> list[tuple[Group, Activation]]:
+        """Of MATCHA, the connected parts with their matchings, probabilities and alpha; empty for other kinds."""
+        matcha = (schedule for schedule in self._schedules if isinstance(schedule, Matcha))
+        return [part for schedule in matcha for part in schedule.activations]
 
     @cached_property
-    def _static_matrix(self) -> MixingMatrix:
-        return metropolis(_array(self.agents), self.union_edges())
+    def _schedules(self) -> list[Schedule]:
+        """What each group does, in the order of the groups."""
+        return [make_schedule(self.spec, group, self.seed, self.agent_count, self.without) for group in self.groups]
 
     @cached_property
-    def _union_edges(self) -> NDArray[np.int64]:
-        edges = graphs.ordered(_stack(self._edges.values()))
+    def _cycle(self) -> dict[int, MixingMatrix]:
+        """Phase -> its matrix, once it was asked for."""
+        return {}
+
+    @cached_property
+    def _union_edges(self) -> Edges:
+        edges = ordered(stacked(schedule.union.edges for schedule in self._schedules))
         edges.flags.writeable = False
         return edges
 
-    @cached_property
-    def _edges(self) -> dict[Group, NDArray[np.int64]]:
-        """The union graph's edge list of each group."""
-        return {group: self._draw_edges(group) for group in self.groups}
+    def _make(self, round_index: int) -> MixingMatrix:
+        return side_by_side([schedule.at(round_index) for schedule in self._schedules])
 
-    def _draw_edges(self, group: Group) -> NDArray[np.int64]:
-        kind, probability = self._kind, self.spec.probability
-        if self.spec.scope == "overlay" or kind == "complete":  # a complete graph cut down is complete
-            return graphs.draw_edges(kind, group, probability, derive_seed(self.seed, "topology", *group))
-        everyone = tuple(range(self.agent_count))
-        whole = graphs.draw_edges(kind, everyone, probability, derive_seed(self.seed, "topology"))
-        return graphs.induced(whole, group)
+    def _several(self) -> Iterator[Schedule]:
+        """The schedules of groups that have somebody to mix with."""
+        return (schedule for schedule in self._schedules if len(schedule.members) > 1)
 
-    @cached_property
-    def _gossip_seeds(self) -> dict[Group, int]:
-        return {group: derive_seed(self.seed, "gossip", *group) for group in self.groups}
-
-    def _matching(self, group: Group, round_index: int) -> NDArray[np.int64]:
-        """int64[M, 2], the pairs of a group that meet in this round."""
-        generator = stream(self._gossip_seeds[group], "round", round_index)
-        if self._kind == "complete":  # without listing its edges
-            return graphs.complete_matching(group, generator)
-        edges = self._edges[group]
-        return edges[graphs.greedy_matching(edges, generator)]
-
-    def _parts(self, group: Group) -> list[Group]:
-        if self._kind == "complete":
-            return [group]
-        return graphs.connected_components(group, self._edges[group])
-
-    def _gap(self, group: Group) -> float:
-        """The spectral gap of one group of at least two agents."""
-        if len(self._parts(group)) > 1:
+    def _gap(self, schedule: Schedule) -> float:
+        if len(schedule.union.parts()) > 1:
             return 0.0
-        if self.static:
-            alone = len(self.groups) == 1
-            matrix = self._static_matrix if alone else metropolis(_array(group), self._edges[group])
-            return spectral.metropolis_gap(matrix)
-        if self._kind == "complete":
-            return spectral.complete_matching_gap(len(group))
-        degrees = np.unique(self._edges[group], return_counts=True)[1]
-        if (degrees == 2).all():  # connected, so a ring, whatever kind it was drawn as
-            return spectral.ring_matching_gap(len(group))
-        if len(group) > SAMPLED_AGENTS:
-            return spectral.tree_matching_gap(_array(group), self._edges[group])
-        matchings = [self._matching(group, round_index) for round_index in range(SAMPLED_ROUNDS)]
-        return spectral.sampled_matching_gap(_array(group), matchings)
+        gap = schedule.gap()
+        return 1.0 - (1.0 - gap) ** 2 if schedule.phases == 1 and not self.static else gap
 
 
 def slice_graph(
-    name: str, groups: Iterable[Iterable[int]], spec: job.Topology, seed: int, agent_count: int
+    name: str,
+    groups: Iterable[Iterable[int]],
+    spec: job.Topology,
+    seed: int,
+    agent_count: int,
+    without: Iterable[tuple[int, int]] = (),
 ) -> SliceGraph:
     """The graph called `name` among the holders in `groups`, in any order.
 
-    Raises ValueError unless the groups are disjoint, not empty, and made of ids 0 .. agent_count - 1.
+    Raises ValueError unless the groups are disjoint, not empty, and made of ids 0 .. agent_count - 1, or if links are
+    to be cut that the topology can't do without.
     """
     sorted_groups = tuple(tuple(sorted(group)) for group in groups)
     holders = [agent for group in sorted_groups for agent in group]
@@ -167,12 +181,11 @@ def slice_graph(
         raise ValueError(f"graph {name}: an agent is in two groups, or twice in one")
     if not all(sorted_groups) or not set(holders) <= set(range(agent_count)):
         raise ValueError(f"graph {name}: a group is empty or has an id outside 0 .. {agent_count - 1}")
-    return SliceGraph(name, sorted_groups, spec, seed, agent_count)
-
-
-def _array(agents: Group) -> NDArray[np.int64]:
-    return np.array(agents, dtype=np.int64)
-
-
-def _stack(edges: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate([np.empty((0, 2), dtype=np.int64), *edges])
+    cut = frozenset((min(link), max(link)) for link in without)
+    if cut and (spec.directed or spec.kind in ("one-peer-exponential", "base-k")):
+        raise ValueError(
+            f"cutting a link needs an undirected topology whose weights follow from the links that are left, and "
+            f"{spec.kind} has fixed ones: without one link its agents would give away more than they get. Take another "
+            "kind of topology, for example static-exponential with directed: false"
+        )
+    return SliceGraph(name, sorted_groups, spec, seed, agent_count, cut)

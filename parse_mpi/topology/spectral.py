@@ -1,68 +1,91 @@
 """How fast a mixing matrix mixes: spectral gaps, in closed form where there is one.
 
 A static W shrinks the distance to the mean by rho a round, rho the second largest absolute eigenvalue: its gap is
-1 - rho. Random matchings shrink the expected squared distance by lambda_2(E[W^T W]): their gap is 1 minus that. As
-the W of a matching is a projection, E[W^T W] = E[W] = I - L / 2 with L the Laplacian of the edges' probabilities
-(docs/method.md, section 1.5). All functions want a connected graph of at least two agents.
+1 - rho. Where rounds differ, lambda_2(E[W^T W]) is what a round leaves of the squared distance on average: their gap is
+1 minus that, with E over the rounds of a cycle or over random draws (docs/method.md, section 1.5).
+
+A random matching has W = I - s L / 2 with L its Laplacian and the step s = 1, or 1/2 for a lazy W. As L^2 = 2 L,
+E[W^T W] = I - s (1 - s / 2) E[L], where E[L] is the Laplacian of the probabilities that two agents meet. All functions
+want a connected graph of at least two agents, unless they say otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parse_mpi.seeding import stream
+from parse_mpi.topology.graphs import Edges
 from parse_mpi.topology.mixing import MixingMatrix, from_edges
 
 DENSE_LIMIT = 2_000  # agents; dense eigenvalues take 0.4 s and 32 MB there, and grow with the cube and the square
 TREE_STEPS = 10  # of Runge and Kutta; they change the gaps of random graphs by less than a thousandth
 
 
-def metropolis_gap(matrix: MixingMatrix) -> float:
-    """1 - rho of a connected graph's Metropolis matrix; closed forms for the complete graph, rings and paths."""
+def metropolis_ends(matrix: MixingMatrix) -> tuple[float, float]:
+    """The second largest and the smallest eigenvalue of a graph's Metropolis matrix.
+
+    Closed forms for the complete graph, rings and paths.
+    """
     count, degrees = len(matrix.agents), matrix.degrees
     if degrees.min() == count - 1:
-        return 1.0
-    if degrees.max() == 2:
-        turn = np.pi * (2 if degrees.min() == 2 else 1) / count
-        return float(2.0 * (1.0 - np.cos(turn)) / 3.0)
-    return 1.0 - second_eigenvalue(matrix)
+        return 0.0, 0.0
+    if degrees.max() == 2:  # W = I - L / 3
+        is_ring = degrees.min() == 2
+        turns = np.array([2, count // 2 * 2] if is_ring else [1, count - 1]) * np.pi / count
+        second, smallest = 1.0 - 2.0 * (1.0 - np.cos(turns)) / 3.0
+        return float(second), float(smallest)
+    return eigenvalue_ends(matrix)
 
 
-def second_eigenvalue(matrix: MixingMatrix) -> float:
-    """rho, the second largest absolute eigenvalue of W: dense up to DENSE_LIMIT agents, Lanczos beyond."""
+def eigenvalue_ends(matrix: MixingMatrix) -> tuple[float, float]:
+    """The second largest and the smallest eigenvalue of any symmetric W: dense up to DENSE_LIMIT agents, or Lanczos."""
     if len(matrix.agents) <= DENSE_LIMIT:
         eigenvalues = np.linalg.eigvalsh(matrix.dense())
-        return float(max(eigenvalues[-2], -eigenvalues[0]))
-    return _second_eigenvalue_by_lanczos(matrix)
+        return float(eigenvalues[-2]), float(eigenvalues[0])
+    mixing = matrix.sparse()
+    return _lanczos(mixing, 2.0, "LA"), _lanczos(mixing, 0.0, "SA")
 
 
-def _second_eigenvalue_by_lanczos(matrix: MixingMatrix) -> float:
-    """The same as the largest absolute eigenvalue of W - 11^T / A, whose eigenvalues are W's without the leading 1."""
-    from scipy.sparse import csr_array, diags_array  # slow to import and seldom needed
+def mean_square_contraction(matrices: Sequence[MixingMatrix]) -> float:
+    """lambda_2 of the mean of W^T W over the rounds of a cycle; the W need not be symmetric."""
+    mixing = [matrix.sparse() for matrix in matrices]
+    square = sum(W.T @ W for W in mixing) / len(mixing)
+    if len(matrices[0].agents) <= DENSE_LIMIT:
+        return max(float(np.linalg.eigvalsh(square.toarray())[-2]), 0.0)
+    return max(_lanczos(square, 2.0, "LA"), 0.0)
+
+
+def _lanczos(symmetric: Any, shift: float, which: str) -> float:
+    """An end of the spectrum of a sparse doubly stochastic matrix whose leading 1 is lowered by `shift`."""
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    count = len(matrix.agents)
-    columns = np.searchsorted(matrix.agents, matrix.neighbours)
-    mixing = csr_array((matrix.weights, columns, matrix.starts), shape=(count, count)) + diags_array(matrix.diagonal())
+    count = symmetric.shape[0]
 
     def apply(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(mixing @ vector - vector.mean())
+        return np.asarray(symmetric @ vector - shift * vector.mean())
 
     operator = LinearOperator((count, count), matvec=apply, dtype=np.float64)
     start = stream(0, "lanczos").standard_normal(count)
-    return float(abs(eigsh(operator, k=1, which="LM", v0=start, ncv=64, return_eigenvectors=False)[0]))
+    return float(eigsh(operator, k=1, which=which, v0=start, ncv=64, return_eigenvectors=False)[0])
 
 
-def complete_matching_gap(count: int) -> float:
-    """1 - lambda_2 for uniform maximal matchings of the complete graph: each pair meets with the same probability."""
-    return (count // 2) / (count - 1)
+def meeting_gap(agents: NDArray[np.int64], edges: Edges, probabilities: NDArray[np.float64], step: float) -> float:
+    """1 - lambda_2(E[W^T W]) of random matchings that hold each edge with a probability, float64[E]."""
+    share = step * (1.0 - step / 2.0)
+    return 1.0 - eigenvalue_ends(from_edges(agents, edges, share * probabilities))[0]
 
 
-def ring_matching_gap(count: int) -> float:
-    """1 - lambda_2 for greedy matchings, in random order, of a ring of at least three agents.
+def complete_meeting_gap(count: int, step: float) -> float:
+    """The same for uniform maximal matchings of the complete graph: each pair meets with the same probability."""
+    return 2.0 * step * (1.0 - step / 2.0) * (count // 2) / (count - 1)
+
+
+def ring_meeting_probability(count: int) -> float:
+    """How likely a greedy matching, in random order, of a ring of at least three agents takes an edge.
 
     The first edge leaves a path of count - 2 agents. On a path of k agents the first edge falls uniformly and leaves
     two shorter paths, so the expected pairs are D(k) = 1 + 2 (D(0) + ... + D(k - 2)) / (k - 1), D(0) = D(1) = 0.
@@ -72,31 +95,15 @@ def ring_matching_gap(count: int) -> float:
     for length in range(2, count - 1):
         total += expected_pairs[length - 2]
         expected_pairs[length] = 1.0 + 2.0 * total / (length - 1)
-    edge_probability = (1.0 + expected_pairs[count - 2]) / count
-    return float(edge_probability * (1.0 - np.cos(2.0 * np.pi / count)))
-
-
-def sampled_matching_gap(agents: NDArray[np.int64], matchings: Sequence[NDArray[np.int64]]) -> float:
-    """1 - lambda_2 with the mean over the given matchings (edge lists of ids) in place of the expectation.
-
-    Low on average, as the second eigenvalue is convex, by less than 1 / sqrt(number of matchings).
-    """
-    edges, counts = np.unique(np.concatenate(matchings), axis=0, return_counts=True)
-    return 1.0 - second_eigenvalue(from_edges(agents, edges, 0.5 * counts / len(matchings)))
-
-
-def tree_matching_gap(agents: NDArray[np.int64], edges: NDArray[np.int64]) -> float:
-    """1 - lambda_2 for greedy matchings of a graph that looks like a tree, or is dense and random, around each agent.
-
-    Exact on trees, up to the finite steps. On Erdos-Renyi graphs of 60 agents and more, of any density, within 1 to 2 %
-    of long samples. Wrong by up to a third where all agents lie on one short odd cycle.
-    """
-    meeting = tree_meeting_probabilities(np.searchsorted(agents, edges), len(agents))
-    return 1.0 - second_eigenvalue(from_edges(agents, edges, 0.5 * meeting))
+    return float((1.0 + expected_pairs[count - 2]) / count)
 
 
 def tree_meeting_probabilities(edges: NDArray[np.int64], count: int) -> NDArray[np.float64]:
     """float64[E], how likely a greedy matching in random order takes each edge (ranks 0 .. count - 1) of a tree.
+
+    Good for what looks like a tree, or is dense and random, around each agent: exact on trees, up to the finite steps.
+    The gaps of Erdos-Renyi graphs of 60 agents and more, of any density, are within 1 to 2 % of long samples; wrong by
+    up to a third where all agents lie on one short odd cycle.
 
     Let the edges come at uniform times in 0 .. 1. On a tree the branches at an agent are independent: seen from one
     neighbour, it is still free at time t if none of its other edges came while that edge's other end was free, as

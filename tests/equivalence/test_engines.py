@@ -3,33 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from plain_parse import PlainParse
+from plain_parse import largest_difference
 from small_jobs import make_trainer, write_dataset
 
 BOUNDS = {"float32": 1e-5, "float64": 1e-10}  # relative Frobenius norm per slice after 20 rounds
 
 
-def run_both(tmp_path, changes, rounds=20):
-    """Largest relative difference of a slice between parse_mpi and the reference."""
-    trainer, plan, dataset = make_trainer(tmp_path, changes)
-    plain = PlainParse(plan, dataset)
-    for k in range(rounds):
-        losses, _ = trainer.train_round(k, False)
-        expected = plain.round(k)
-        if plan.job.train.local_steps == 1:
-            np.testing.assert_allclose(losses[np.argsort(trainer.group.ids), 0], expected, rtol=1e-4)
-    worst = 0.0
-    for name, rows in trainer.group.slices.items():
-        mine = rows.local.double().numpy()[np.argsort(rows.agents)]
-        difference = np.linalg.norm(mine - plain.parameters(name)) / np.linalg.norm(plain.parameters(name))
-        worst = max(worst, difference)
-    return worst
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("engine", ["loop", "stacked"])
 def test_engine_equals_plain_modules(tmp_path, engine, dtype):
-    assert run_both(tmp_path, {"engine": engine, "dtype": dtype}) <= BOUNDS[dtype]
+    assert largest_difference(tmp_path, {"engine": engine, "dtype": dtype}, rounds=20) <= BOUNDS[dtype]
 
 
 CASES = {
@@ -53,7 +36,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_stacked_equals_plain_modules_whatever_the_job(tmp_path, case):
     changes = CASES[case] | {"dtype": "float64", "engine": "stacked"}
-    assert run_both(tmp_path, changes, rounds=8) <= BOUNDS["float64"]
+    assert largest_difference(tmp_path, changes, rounds=8) <= BOUNDS["float64"]
 
 
 def test_three_modalities_equal_plain_modules(tmp_path):
@@ -64,7 +47,7 @@ def test_three_modalities_equal_plain_modules(tmp_path):
         "dtype": "float64",
         "engine": "stacked",
     }
-    assert run_both(tmp_path, changes, rounds=8) <= BOUNDS["float64"]
+    assert largest_difference(tmp_path, changes, rounds=8) <= BOUNDS["float64"]
 
 
 def test_short_batches_are_common_in_these_jobs(tmp_path):
@@ -73,25 +56,25 @@ def test_short_batches_are_common_in_these_jobs(tmp_path):
     sizes = plan.sizes()
     assert (sizes % plan.job.train.batch_size != 0).any()
     assert (sizes < plan.job.train.batch_size).any()
-    assert not all(trainer.group.sampler.batch(step)[1].all() for step in range(3))
+    assert not all(trainer.now.group.sampler.batch(step)[1].all() for step in range(3))
 
 
 @pytest.mark.parametrize("engine", ["loop", "stacked"])
 def test_no_gradient_on_what_an_agent_does_not_hold(tmp_path, engine):
     """One agent's step leaves every row of the others, and unimodal agents own no synergistic row at all."""
     trainer, plan, _ = make_trainer(tmp_path, {"engine": engine, "method": {"name": "local"}})
-    held = {name: set(rows.agents.tolist()) for name, rows in trainer.group.slices.items()}
+    held = {name: set(rows.agents.tolist()) for name, rows in trainer.now.group.slices.items()}
     unimodal = {agent.id for agent in plan.agents if len(agent.modalities) == 1}
     assert not unimodal & (held["synergy_head"] | held["synergy[top]"] | held["synergy[bottom]"])
     assert held["encoder[top]"] == {a.id for a in plan.agents if "top" in a.modalities}
-    group = trainer.group
+    group = trainer.now.group
     one = group.engine.units[0]
     position, mask = map(torch.from_numpy, group.sampler.batch(0))
     before = {name: rows.gradients.clone() for name, rows in group.slices.items()}
     assert all(not g.any() for g in before.values())
     others = group.engine.units[1:]
     group.engine.units = [one]
-    group.engine.gradients(group.samples, position, mask)
+    group.engine.gradients(group.samples, position, mask, group.alignment.current(0), lambda: None)
     mine = {group.agents[k].id for k in np.atleast_1d(one.index.numpy())}
     for rows in group.slices.values():
         for row, agent in enumerate(rows.agents.tolist()):

@@ -36,9 +36,17 @@ MIB = 1 << 20
 LIMIT_S = 300.0  # a launch on a cold machine first loads gigabytes of CUDA libraries
 BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # relative Frobenius norm per slice after 20 rounds
 MIXING_BOUNDS = {"float32": 1e-6, "float64": 1e-13}  # the same after 3 rounds of mixing
+LEARNT = {
+    "fusion": "gated",
+    "slices": {"unique": 8, "redundant": 12, "synergistic": 4},
+    "modality_weighting": "adaptive",
+    "beta_schedule": {"kind": "adaptive", "every": 4},
+}
 JOBS = {
     "ring": {},
     "gossip, several local steps": {"topology": {"kind": "random-gossip"}, "train": {"local_steps": 2}},
+    "gates, projectors, learnt weights": {"method": LEARNT},
+    "attention": {"method": {"fusion": "attention"}},
 }
 
 
@@ -135,14 +143,16 @@ def test_memory_does_not_grow_over_rounds(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_stacked_gradients_never_wait_for_the_gpu(tmp_path):
-    trainer, *_ = make_trainer(tmp_path, {"engine": "stacked"}, device=GPU)
-    group = trainer.group
+@pytest.mark.parametrize("job", JOBS)
+def test_stacked_gradients_never_wait_for_the_gpu(tmp_path, job):
+    trainer, *_ = make_trainer(tmp_path, JOBS[job] | {"engine": "stacked"}, device=GPU)
+    group = trainer.now.group
     position, mask = (torch.from_numpy(a).to(GPU) for a in group.sampler.batch(0))
-    group.engine.gradients(group.samples, position, mask)  # the first call may wait, for libraries to load
+    arguments = group.samples, position, mask, group.alignment.current(0), lambda: None
+    group.engine.gradients(*arguments)  # the first call may wait, for libraries to load
     torch.cuda.set_sync_debug_mode("error")
     try:
-        group.engine.gradients(group.samples, position, mask)
+        group.engine.gradients(*arguments)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

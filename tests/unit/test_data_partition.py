@@ -1,13 +1,14 @@
-"""Partitions: every sample once, the stated skew, and the top-up against one that moves sample by sample."""
+"""Partitions: every sample at most once, the stated skew, and the top-up against one that moves sample by sample."""
 
 from __future__ import annotations
 
 import heapq
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from parse_mpi.errors import DataError
 from parse_mpi.job import Partition
 
 IID = Partition()
+BY_GROUP = Partition(kind="by-group", min_per_agent=1)
 
 
 def dirichlet(alpha: float, min_per_agent: int = 1) -> Partition:
@@ -131,3 +133,120 @@ def test_ten_thousand_agents_take_seconds() -> None:
     parts = partition(labels, 10_000, dirichlet(0.1, min_per_agent=4), seed=0)
     assert time.perf_counter() - start < 2
     assert min(map(len, parts)) == 4
+
+
+@given(
+    groups=st.lists(st.integers(-3, 9), min_size=1, max_size=80),
+    agent_count=st.integers(1, 14),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=200, deadline=None)
+def test_by_group_splits_groups_only_where_agents_outnumber_them(
+    groups: list[int], agent_count: int, seed: int
+) -> None:
+    groups_N = np.array(groups)
+    group_count = len(set(groups))
+    labels_N = np.zeros(len(groups), np.int64)
+    if len(groups) < agent_count:
+        with pytest.raises(DataError, match=f"need {agent_count} training samples"):
+            partition(labels_N, agent_count, BY_GROUP, seed, groups_N)
+        return
+    parts = partition(labels_N, agent_count, BY_GROUP, seed, groups_N)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
+    assert all(len(part) and (np.diff(part) > 0).all() for part in parts)
+    held = [set(groups_N[part].tolist()) for part in parts]
+    owners = {g: [agent for agent, own in enumerate(held) if g in own] for g in set(groups)}
+    if agent_count <= group_count:
+        assert all(len(agents) == 1 for agents in owners.values())
+    else:
+        assert all(len(own) == 1 for own in held)
+        for agents in owners.values():
+            sizes = [len(parts[agent]) for agent in agents]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_by_group_balances_samples() -> None:
+    """Groups of 4, 3, 3, 2, 2, 2 for three agents, the largest first to whoever has least: 6, 5 and 5."""
+    groups_N = np.repeat(np.arange(6), [2, 3, 2, 4, 3, 2])
+    parts = partition(np.zeros(16, np.int64), 3, BY_GROUP, 0, groups_N)
+    assert sorted(map(len, parts)) == [5, 5, 6]
+    uneven = np.repeat([0, 1], [90, 30])
+    assert {len(part) for part in partition(np.zeros(120, np.int64), 8, BY_GROUP, 0, uneven)} == {15}
+    sets = {tuple(map(tuple, partition(np.zeros(16, np.int64), 3, BY_GROUP, seed, groups_N))) for seed in range(8)}
+    assert len(sets) > 1
+
+
+def test_by_group_needs_groups_and_enough_samples_in_each() -> None:
+    with pytest.raises(DataError, match="by-group needs the data set's /groups"):
+        partition(np.zeros(9, np.int64), 2, BY_GROUP, 0)
+    spec = Partition(kind="by-group", min_per_agent=3)
+    with pytest.raises(
+        DataError, match=r"agent \d gets 1 training sample, fewer than .*min_per_agent: 3, and .*by-group"
+    ):
+        partition(np.zeros(9, np.int64), 2, spec, 0, np.array([0] * 8 + [1]))
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=120),
+    agent_count=st.integers(1, 12),
+    shards=st.integers(1, 6),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=200, deadline=None)
+def test_label_shards_are_pieces_of_the_sorted_samples(
+    labels: list[int], agent_count: int, shards: int, seed: int
+) -> None:
+    spec = Partition(kind="label-shard", shards=shards, min_per_agent=1)
+    if len(labels) < agent_count * shards:
+        return  # some shards are empty then; whether an agent gets enough is a matter of luck
+    labels_N = np.array(labels)
+    parts = partition(labels_N, agent_count, spec, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    lengths = {len(piece) for piece in np.array_split(labels_N, agent_count * shards)}
+    assert all(shards * min(lengths) <= len(part) <= shards * max(lengths) for part in parts)
+    # Each of an agent's shards is an interval of the sorted labels: it ends in at most one class more than it begins.
+    cuts = len(set(labels)) - 1
+    assert sum(len(set(labels_N[part].tolist())) for part in parts) <= agent_count * shards + cuts
+
+
+def test_two_shards_an_agent_give_two_classes() -> None:
+    labels_N = np.tile(np.arange(10), 60)
+    parts = partition(labels_N, 30, Partition(kind="label-shard", shards=2), seed=0)
+    assert {len(part) for part in parts} == {20}
+    assert {len(set(labels_N[part].tolist())) for part in parts} == {1, 2}
+
+
+def explicit(file: Path, min_per_agent: int = 1) -> Partition:
+    return Partition(kind="explicit", file=str(file), min_per_agent=min_per_agent)
+
+
+@given(owners=st.lists(st.integers(-1, 4), min_size=5, max_size=60))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_explicit_partition_is_what_the_file_says(tmp_path: Path, owners: list[int]) -> None:
+    file = tmp_path / "owners.txt"
+    file.write_text("".join(f"{owner}\n" for owner in owners))
+    labels_N = np.zeros(len(owners), np.int64)
+    if set(range(5)) - set(owners):
+        with pytest.raises(DataError, match=r"gets 0 training samples, fewer than .*kind: explicit"):
+            partition(labels_N, 5, explicit(file), 0)
+        return
+    parts = partition(labels_N, 5, explicit(file), 0)
+    assert [part.tolist() for part in parts] == [[n for n, o in enumerate(owners) if o == agent] for agent in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0\n1\n0\n", "has 3 lines, the data set 4 training samples; one agent id per sample"),
+        ("0\n1\n2\n0\n", "owners.txt:3: '2' is no agent; ids go from 0 to 1, -1: nobody"),
+        ("0\n1\n\n0\n", "owners.txt:3: '' is no agent"),
+        ("0\n1\n0.0\n0\n", "owners.txt:3: '0.0' is no agent"),
+        ("0\n-2\n1\n0\n", "owners.txt:2: '-2' is no agent"),
+        ("\xff", "can't be read as text"),
+    ],
+)
+def test_a_wrong_line_of_an_explicit_partition_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "owners.txt"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=message):
+        partition(np.zeros(4, np.int64), 2, explicit(file), 0)

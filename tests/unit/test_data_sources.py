@@ -13,9 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
 from parse_mpi.data.digits import load_digits
 from parse_mpi.data.hdf5 import read_dataset
+from parse_mpi.data.partition import partition
 from parse_mpi.data.pid import generate_pid
 from parse_mpi.data.sources import load_dataset
-from parse_mpi.job import Data, Hdf5Source, PidSource, PidSourceKey
+from parse_mpi.job import Data, DigitsSource, Hdf5Source, Partition, PidSource, PidSourceKey
+from parse_mpi.job.data import Digits
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 SHARED_FILES = sorted(SHARED_DATA.glob("*.h5"))
@@ -32,6 +34,19 @@ def test_digits_halves_put_together_are_the_images(digits: Dataset) -> None:
     assert all(x.dtype == np.float32 and x.flags.c_contiguous for x in digits.modalities.values())
     assert digits.labels.dtype == np.int64
     assert digits.split.dtype == np.uint8
+
+
+def test_digits_quadrants_put_together_are_the_halves(digits: Dataset) -> None:
+    quadrants = load_dataset(Data(source=DigitsSource(digits=Digits(cut="quadrants"))), seed=0)
+    assert list(quadrants.modalities) == ["top_left", "top_right", "bottom_left", "bottom_right"]
+    for half, x in digits.modalities.items():
+        sides = [quadrants.modalities[f"{half}_{side}"] for side in ("left", "right")]
+        assert [side.shape for side in sides] == [(1797, 4, 4)] * 2
+        np.testing.assert_array_equal(np.concatenate(sides, axis=2), x)
+    np.testing.assert_array_equal(quadrants.labels, digits.labels)
+    np.testing.assert_array_equal(quadrants.split, digits.split)
+    halves = load_dataset(Data(source=DigitsSource(digits=Digits(cut="halves"))), seed=0)
+    assert halves.digest() == digits.digest()
 
 
 def test_digits_split_is_70_10_20_in_every_class(digits: Dataset) -> None:
@@ -103,10 +118,28 @@ def test_a_job_names_its_data(digits: Dataset) -> None:
 
 @pytest.mark.skipif(not SHARED_FILES, reason="the shared data sets are not on this machine")
 @pytest.mark.parametrize("path", SHARED_FILES, ids=lambda path: path.stem)
-def test_real_files_load_whole(path: Path) -> None:
-    data = Data(source=Hdf5Source(hdf5=str(path)))
-    dataset = load_dataset(data, seed=0)
+def test_real_files_load_whole_and_sample_by_sample(path: Path) -> None:
+    dataset = load_dataset(Data(source=Hdf5Source(hdf5=str(path))), seed=0)
     assert set(np.unique(dataset.labels)) == set(range(dataset.class_count))
     assert all(len(x) == len(dataset.labels) and np.isfinite(x).all() for x in dataset.modalities.values())
     assert all(dataset.attributes[key] for key in ("source", "licence", "citation"))
-    assert read_dataset(path).digest() == dataset.digest()
+    lazy = load_dataset(Data(source=Hdf5Source(hdf5=str(path), reading="lazy")), seed=0)
+    some = np.random.default_rng(0).permutation(len(dataset.labels))[:20]
+    for m, x in dataset.modalities.items():
+        np.testing.assert_array_equal(lazy.modalities[m][some], x[some])
+
+
+@pytest.mark.parametrize(("name", "groups"), [("utd_mhad", 3), ("dsa", 5), ("digits_av", 6), ("digits_xor", 6)])
+@pytest.mark.parametrize("agent_count", [3, 30])
+def test_real_subjects_and_speakers_stay_together(name: str, groups: int, agent_count: int) -> None:
+    path = SHARED_DATA / f"{name}.h5"
+    if not path.exists():
+        pytest.skip("the shared data sets are not on this machine")
+    dataset = read_dataset(path, "lazy")
+    train = dataset.indices(TRAIN)
+    assert dataset.groups is not None
+    parts = partition(dataset.labels[train], agent_count, Partition(kind="by-group"), 0, dataset.groups[train])
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(train)))
+    held = [set(dataset.groups[train[part]].tolist()) for part in parts]
+    assert len(set.union(*held)) == groups
+    assert sum(map(len, held)) == max(groups, agent_count)

@@ -84,7 +84,7 @@ def test_shipped_jobs_load(path):
 @pytest.mark.parametrize("path", sorted(QUICKSTART.parents[1].glob("topologies/*.yaml")), ids=lambda path: path.stem)
 def test_shipped_topologies_are_found_by_name(path):
     scope = load_job(QUICKSTART, [f"topology={path.stem}"]).job.topology.scope
-    assert scope == ("induced" if path.stem.endswith("-induced") else "overlay")
+    assert scope == ("induced" if path.stem.endswith("-induced") or path.stem == "edge-list" else "overlay")
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(load):
         ("[top, bottom]", "top", 7, "`agents.1.modalities` is 'top'; it must be a list of at least 1", "write [top]"),
         ("[top, bottom]", "[top, top]", 7, "`agents.1.modalities`: a modality is listed twice", ""),
         ("    count: 3\n", "", 7, f"`agents.1.count` is missing; {COUNT}", ""),
-        ("dirichlet", "dirchlet", 4, "`data.partition.kind` is 'dirchlet'; it must be iid or dirichlet", "dirichlet?"),
+        ("dirichlet", "dirchlet", 4, "`data.partition.kind` is 'dirchlet'; it must be iid, dirichlet, ", "dirichlet?"),
         ("dirichlet", "iid", 4, "`data.partition`: alpha belongs to kind: dirichlet", ""),
-        ("digits", "digit", 3, "`data.source` is 'digit'; it must be digits, {hdf5: ...} or {pid: ...}", "digits?"),
-        ("digits", "{hdf: x}", 3, "`data.source` is {hdf: x}; it must be digits, {hdf5: ...} or {pid: ...}", ""),
+        ("digits", "digit", 3, "`data.source` is 'digit'; it must be digits, {digits: ...}, {hdf5: ", "digits?"),
+        ("digits", "{hdf: x}", 3, "`data.source` is {hdf: x}; it must be digits, {digits: ...}, {hdf5: ", ""),
         ("digits", "{pid: {noise: 0}}", 3, "`data.source.pid.noise` is 0; it must be a number (above 0", ""),
         ("digits", "{pid: {unique_bits: [1]}}", 3, "`data.source.pid.unique_bits.1` is missing", ""),
         ("name: parse", "name: pars", 11, "`method.name` is 'pars'; it must be parse or local", "did you mean parse?"),
@@ -159,6 +159,29 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(load):
         ("name: parse", "name: local\n  taux: 1", 12, "unknown key `method.taux`", "allowed here: slices"),
         ("{kind: ring}", "{kind: ring, probability: 1}", 9, "`topology`: probability belongs to erdos-renyi", ""),
         ("{kind: ring}", "5", 9, "`topology` is 5; it must be a name", ""),
+        (
+            "name: small",
+            "encoders: [mlp]\nname: a",
+            1,
+            "`encoders` is [mlp]; it must be a mapping of names, each to a",
+            "",
+        ),
+        ("name: small", "encoders: {top: mlp}\nname: a", 1, "`encoders.top` is 'mlp'; it must be a mapping with", ""),
+        ("name: small", "encoders: {top: {kind: mpl}}\nname: a", 1, "`encoders.top.kind` is 'mpl'; it must be", "mlp?"),
+        (
+            "t: 2",
+            "t: 2, encoders: {top: {kind: mlp, hidden: [x]}}",
+            6,
+            "`agents.0.encoders.top.hidden.0` is 'x'; it",
+            "",
+        ),
+        (
+            "t: 2",
+            "t: 2, encoders: {top: {kind: mlp, cells: 3}}",
+            6,
+            "unknown key `agents.0.encoders.top.cells`",
+            "conv1d",
+        ),
         ("rounds: 30", "rounds: *r", 14, "the alias *r is not allowed in a job", "plain YAML"),
         ("rounds: 30", "rounds: &r 30", 14, "the anchor &r is not allowed in a job", ""),
         ("rounds: 30", "rounds: !!int 30", 14, "the tag !!int is not allowed in a job", ""),
@@ -207,7 +230,7 @@ def test_a_rule_between_keys_does_not_wait_for_other_problems(load):
         ("train.batch_size", "1e6", "1000001"),
         ("train.rounds", "1e6", "1000001"),
         ("agents.0.count", "1e6", "1000001"),
-        ("encoder.hidden", "[1e6]", "[1000001]"),
+        ("encoder", "{kind: mlp, hidden: [1e6]}", "{kind: mlp, hidden: [1000001]}"),
         ("seed", str(2**63 - 1), str(2**63)),
         ("data.source", "{pid: {noise: 1e3}}", "{pid: {noise: 1e39}}"),
         ("data.source", "{pid: {samples: 1e6}}", "{pid: {samples: 1000001}}"),
@@ -368,7 +391,7 @@ def test_a_dumped_job_loads_as_an_equal_job(load, overrides):
         ("agents.1.count=4", ["agents.1.count: 3 -> 4"]),
         (
             "agents=[{modalities: [top], count: 5}]",
-            ["agents: [{modalities: [top], count: 2}, {modalities: [top, bottom... -> "],
+            ["agents: [{modalities: [top], count: 2, encoders: {}}, {modalities... -> "],
         ),
         ("train.optimiser.lr=0.2", ["train.optimiser.lr: 0.1 -> 0.2"]),
         ("method.name=local", ["method.name: 'parse' -> 'local'"]),
@@ -385,7 +408,8 @@ def test_the_digest_covers_what_decides_the_trajectory(load, override, changes):
 
 
 def test_every_field_of_a_job_is_either_covered_by_the_digest_or_named_as_left_out(load):
-    covered = {"seed", "data", "agents", "topology", "method", "encoder", "train", "mode", "engine", "dtype"}
+    covered = {"seed", "data", "agents", "topology", "method", "events", "encoder", "encoders", "train"}
+    covered |= {"mode", "engine", "dtype"}
     assert set(Job.model_fields) - covered == {"name", "evaluate", "checkpoint", "exchange", "device"}
 
 

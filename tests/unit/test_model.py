@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from parse_mpi.job import Encoder, ParseMethod
+from parse_mpi.job import MlpEncoder, ParseMethod
 from parse_mpi.methods.layout import slice_layouts
 from parse_mpi.methods.parse import Parse
 from parse_mpi.model.encoders import FissionEncoder, make_trunk
-from parse_mpi.model.heads import average_heads, prediction_names, predictions
+from parse_mpi.model.heads import ensemble, prediction_names, predictions
 from parse_mpi.model.network import AgentNetwork, make_synergy_head
 from parse_mpi.population import Agent
 
 SHAPES = {"a": (5,), "b": (2, 3), "c": (4,)}
 SMALL = ParseMethod(name="parse", slices={"unique": 4, "redundant": 4, "synergistic": 4})
-ENCODER = Encoder(hidden=(7,))
+ENCODER = MlpEncoder(hidden=(7,))
 
 
 def agent(id, *modalities):
@@ -84,9 +84,13 @@ def test_ensembles_average_types_or_heads():
     torch.manual_seed(0)
     logits = {"unique": torch.randn(3, 2, 4), "redundant": torch.randn(1, 2, 4), "synergistic": torch.randn(1, 2, 4)}
     u, (r,), (s,) = logits.values()
-    torch.testing.assert_close(average_heads(logits, -3, "types"), (u.mean(0) + r + s) / 3)
-    torch.testing.assert_close(average_heads(logits, -3, "heads"), (u.sum(0) + r + s) / 5)
-    named = predictions(logits, ["a", "b", "c"], "types")
+    equal, learnt = torch.full((3,), 1 / 3), torch.tensor([0.7, 0.2, 0.1])
+    torch.testing.assert_close(ensemble(logits, equal, "types"), (u.mean(0) + r + s) / 3)
+    torch.testing.assert_close(ensemble(logits, equal, "heads"), (u.sum(0) + r + s) / 5)
+    weighted_u = 0.7 * u[0] + 0.2 * u[1] + 0.1 * u[2]
+    torch.testing.assert_close(ensemble(logits, learnt, "types"), (weighted_u + r + s) / 3)
+    torch.testing.assert_close(ensemble(logits, learnt, "heads"), (3 * weighted_u + r + s) / 5)
+    named = predictions(logits, equal, ["a", "b", "c"], "types")
     assert tuple(named) == prediction_names(["a", "b", "c"])
     torch.testing.assert_close(named["unique+synergistic"], (u.mean(0) + s) / 2)
     torch.testing.assert_close(named["unique[b]"], u[1])
@@ -120,7 +124,7 @@ def test_only_a_nonlinear_synergy_head_learns_xor_of_a_mean(kind, low, high):
     bits = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=2))).repeat(64, 1)
     label = (bits[:, 0] * bits[:, 1] > 0).long()
     maps = nn.ModuleList([nn.Linear(1, 8), nn.Linear(1, 8)])
-    head = make_synergy_head(kind, 8, 2)
+    head = make_synergy_head(kind, 8, 8, 2)
     optimiser = torch.optim.Adam([*maps.parameters(), *head.parameters()], lr=0.01)
     for _ in range(500):
         logits = head(torch.stack([m(bits[:, k : k + 1]) for k, m in enumerate(maps)]).mean(0))

@@ -54,3 +54,14 @@ def test_what_is_worth_knowing_is_said(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "WARNING: digits has no validation samples" in out
     assert "communicators: 5, the world" in out
     assert "WARNING: MPICH allows 4 communicators" in out
+
+
+def test_schedules_say_what_they_lead_to(capsys: pytest.CaptureFixture[str]) -> None:
+    planview.print_plan(*make("topology={kind: base-k, k: 1}"), all_agents=False)
+    out = capsys.readouterr().out
+    assert "base-k, overlay, cycle of 8" in out
+    assert "graph all agents: the exact average after 8 rounds of mixing" in out
+    planview.print_plan(*make("topology={kind: matcha, base: ring, budget: 0.5, lazy: true}"), all_agents=False)
+    out = capsys.readouterr().out
+    assert "lazy matcha of ring, overlay" in out
+    assert "graph all agents, 30 agents: 2 matchings, each active with probability 0.50, alpha 0." in out

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from parse_mpi.topology.graphs import (
-    GraphKind,
+    UndirectedGraph,
     complete_matching,
     connected_components,
-    draw_edges,
     greedy_matching,
     induced,
+    ordered,
+    without,
 )
 
 Edges = list[tuple[int, int]]
@@ -55,56 +56,22 @@ def within_five_sigma(count: int, trials: int, probability: float) -> bool:
     return bool(abs(count - trials * probability) < 5 * np.sqrt(trials * probability * (1 - probability)))
 
 
-@pytest.mark.parametrize(
-    ("members", "expected"),
-    [
-        ((7,), []),
-        ((7, 9), [(7, 9)]),
-        ((2, 7, 9), [(2, 7), (2, 9), (7, 9)]),
-        ((1, 2, 7, 9, 30), [(1, 2), (1, 30), (2, 7), (7, 9), (9, 30)]),
-    ],
-)
-def test_ring_links_members_by_rank(members: tuple[int, ...], expected: Edges) -> None:
-    assert as_edges(draw_edges("ring", members, None, seed=0)) == expected
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20))
+def test_ordered_drops_loops_directions_and_repetitions(pairs: Edges) -> None:
+    assert as_edges(ordered(as_array(pairs))) == sorted({(min(p), max(p)) for p in pairs if p[0] != p[1]})
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10])
-def test_complete_links_every_pair(count: int) -> None:
-    members = tuple(range(5, 5 + 3 * count, 3))
-    assert as_edges(draw_edges("complete", members, None, seed=0)) == list(combinations(members, 2))
+@given(edge_lists(), st.data())
+def test_without_takes_links_out(graph: tuple[tuple[int, ...], Edges], data: st.DataObject) -> None:
+    members, edges = graph
+    cut = [pair for pair in combinations((*members, 61), 2) if data.draw(st.booleans())]
+    assert as_edges(without(as_array(edges), cut)) == [edge for edge in edges if edge not in cut]
 
 
-def test_erdos_renyi_links_each_pair_with_the_probability() -> None:
-    members, draws = (0, 2, 3, 7, 8, 9), 1000
-    counts = Counter(edge for seed in range(draws) for edge in as_edges(draw_edges("erdos-renyi", members, 0.3, seed)))
-    assert set(counts) == set(combinations(members, 2))
-    assert all(within_five_sigma(count, draws, 0.3) for count in counts.values())
-
-
-@given(st.integers(1, 60), st.floats(0.001, 1.0), st.integers(0, 2**63))
-def test_erdos_renyi_is_what_networkx_draws(count: int, probability: float, seed: int) -> None:
-    """Runs of earlier versions drew their graphs with networkx."""
-    expected = networkx.fast_gnp_random_graph(count, probability, seed=seed).edges
-    drawn = draw_edges("erdos-renyi", tuple(range(count)), probability, seed)
-    assert as_edges(drawn) == sorted((min(edge), max(edge)) for edge in expected)
-
-
-def test_erdos_renyi_is_a_function_of_its_seed() -> None:
-    members = tuple(range(40))
-    first = draw_edges("erdos-renyi", members, 0.3, 1)
-    draw_edges.cache_clear()
-    assert (first == draw_edges("erdos-renyi", members, 0.3, 1)).all()
-    assert as_edges(first) != as_edges(draw_edges("erdos-renyi", members, 0.3, 2))
-    assert as_edges(draw_edges("erdos-renyi", members, 1.0, 1)) == list(combinations(members, 2))
-
-
-@pytest.mark.parametrize("kind", ["ring", "erdos-renyi", "complete"])
-def test_edge_lists_are_ordered_and_read_only(kind: GraphKind) -> None:
-    edges = draw_edges(kind, tuple(range(0, 60, 2)), 0.3 if kind == "erdos-renyi" else None, 5)
-    assert edges.dtype == np.int64
-    assert as_edges(edges) == sorted({(min(edge), max(edge)) for edge in as_edges(edges)})
-    with pytest.raises(ValueError, match="read-only"):
-        edges[0, 0] = 1
+def test_a_complete_graph_is_known_without_its_edges() -> None:
+    graph = UndirectedGraph((3, 5, 8), lambda: pytest.fail("nobody should ask"), is_complete=True)
+    assert graph.degrees().tolist() == [2, 2, 2]
+    assert graph.parts() == [(3, 5, 8)]
 
 
 @given(edge_lists(), st.data())
@@ -126,7 +93,7 @@ def test_greedy_matching_is_the_sequential_walk(graph: tuple[tuple[int, ...], Ed
 
 
 def test_greedy_matching_is_the_sequential_walk_on_a_graph_of_many_rounds() -> None:
-    edges = as_edges(draw_edges("erdos-renyi", tuple(range(200)), 0.2, 3))
+    edges = sorted(networkx.gnp_random_graph(200, 0.2, seed=3).edges)
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(len(edges)).tolist()
         assert greedy_matching(as_array(edges), np.random.default_rng(seed)).tolist() == walk(edges, order)

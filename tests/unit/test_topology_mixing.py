@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from parse_mpi.topology.mixing import MixingMatrix, from_edges, metropolis
+from parse_mpi.topology.mixing import MixingMatrix, from_edges, from_links, metropolis, side_by_side
 
 Graph = tuple[list[int], list[tuple[int, int]]]
 
@@ -45,7 +45,8 @@ def test_metropolis_is_its_definition(graph: Graph) -> None:
     agents, edges = graph
     matrix = build(agents, edges)
     np.testing.assert_allclose(matrix.dense(), metropolis_by_definition(agents, edges), rtol=0, atol=1e-15)
-    assert matrix.edge_count == len(edges)
+    links = {(i, j) for i, j in matrix.links().tolist()}
+    assert links == {*edges, *(edge[::-1] for edge in edges)}
 
 
 @given(graphs())
@@ -97,6 +98,33 @@ def test_given_weights_are_kept_for_both_directions() -> None:
     assert matrix.neighbours.tolist() == [3, 8, 2, 2]
     assert matrix.weights.tolist() == [0.4, 0.1, 0.4, 0.1]
     np.testing.assert_allclose(matrix.diagonal(), [0.5, 0.6, 0.9])
+
+
+def test_a_lazy_matrix_is_the_mean_with_the_identity() -> None:
+    agents, edges = np.arange(6), np.array([[0, 1], [1, 2], [2, 0], [3, 4]])
+    lazy = metropolis(agents, edges, step=0.5).dense()
+    np.testing.assert_allclose(lazy, (np.eye(6) + metropolis(agents, edges).dense()) / 2, rtol=0, atol=1e-15)
+
+
+def test_directed_links_lie_in_the_row_of_the_receiver() -> None:
+    """A directed ring, 2 -> 5 -> 9 -> 2: W is doubly stochastic and not symmetric."""
+    links = np.array([[9, 2], [2, 5], [5, 9]])
+    matrix = from_links(np.array([2, 5, 9]), links, np.array([0.25, 0.25, 0.25]))
+    assert matrix.dense().tolist() == [[0.75, 0, 0.25], [0.25, 0.75, 0], [0, 0.25, 0.75]]
+    assert matrix.links().tolist() == [[9, 2], [2, 5], [5, 9]]
+    assert (matrix.sparse().toarray() == matrix.dense()).all()
+
+
+def test_graphs_side_by_side_keep_their_weights() -> None:
+    first = from_links(np.array([1, 4]), np.array([[4, 1]]), np.array([0.5]))
+    second = metropolis(np.array([0, 2, 7]), np.array([[0, 7], [2, 7]]))
+    both = side_by_side([first, second])
+    assert both.agents.tolist() == [0, 1, 2, 4, 7]
+    expected = np.zeros((5, 5))
+    expected[np.ix_([1, 3], [1, 3])] = first.dense()
+    expected[np.ix_([0, 2, 4], [0, 2, 4])] = second.dense()
+    assert (both.dense() == expected).all()
+    assert side_by_side([first]) is first
 
 
 def test_arrays_are_read_only_and_the_callers_stay_writable() -> None:

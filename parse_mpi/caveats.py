@@ -1,0 +1,41 @@
+"""What is allowed but worth knowing before a run: `plan` and the run itself say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
+from parse_mpi.plan import Plan
+
+
+def caveats(plan: Plan, dataset: Dataset) -> list[str]:
+    """Empty splits, classes that nobody trains on, and events that come too late, end a modality or cut a graph up."""
+    return [*_of_data(plan, dataset), *_of_events(plan)]
+
+
+def _of_data(plan: Plan, dataset: Dataset) -> Iterator[str]:
+    for name, split in (("validation", VALIDATION), ("test", TEST)):
+        if not len(dataset.indices(split)):
+            yield f"{dataset.name} has no {name} samples: accuracy on them is not reported"
+    trained = np.bincount(dataset.labels[dataset.indices(TRAIN)], minlength=plan.class_count)
+    if missing := np.flatnonzero(trained == 0).tolist():
+        names = ", ".join(dataset.class_names[c] for c in missing[:8]) + (", …" if len(missing) > 8 else "")
+        yield f"no training sample has the class {names}: no agent can learn it"
+
+
+def _of_events(plan: Plan) -> Iterator[str]:
+    rounds = plan.job.train.rounds
+    if late := [era.start for era in plan.later if era.start >= rounds]:
+        yield f"train.rounds is {rounds}: what happens after round {late[0]} or later is not part of this run"
+    for before, era in pairwise(plan.eras):
+        held = {m for agent in era.agents for m in agent.modalities}
+        for m in plan.shapes:
+            if m not in held and any(m in agent.modalities for agent in before.agents):
+                yield f"after round {era.start} nobody holds {m}: what was learnt of it is lost"
+    for era in plan.eras:
+        for graph in era.graphs.values():
+            if graph.without and (pieces := len(graph.components())) > len(graph.groups):
+                yield f"after round {era.start} graph {graph.name!r} is in {pieces} pieces, with links that are cut"

@@ -1,0 +1,41 @@
+"""Who shares what with whom in an era: the slice table of a method, and the graphs that the slices mix over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from parse_mpi.eras import Era
+from parse_mpi.job import Job
+from parse_mpi.methods.base import ALL, MULTIMODAL, Method, SliceSpec
+from parse_mpi.population import Agent
+from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
+
+
+def slices_and_graphs(
+    job: Job, method: Method, era: Era, roster: Sequence[Agent]
+) -> tuple[tuple[SliceSpec, ...], dict[str, SliceGraph]]:
+    """The slice table of an era, and one graph for all slices that mix among the same agents.
+
+    A graph has the plainest of the names that its slices give it. Where a modality is cut, its slices stay put.
+    roster: the agents of all eras.
+    """
+    present = tuple(agent for agent in era.agents if agent.modalities)
+    table = [
+        replace(spec, groups=()) if spec.modality in era.cut_modalities else spec
+        for spec in method.slices(present, roster)
+    ]
+    by_groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for spec in table:
+        if spec.groups:
+            by_groups.setdefault(spec.groups, []).append(spec.graph)
+    names = {groups: min(found, key=_plainness) for groups, found in by_groups.items()}
+    graphs = {
+        name: slice_graph(name, groups, job.topology, job.seed, len(era.agents), era.cut_links)
+        for groups, name in names.items()
+    }
+    return tuple(replace(spec, graph=names.get(spec.groups, "")) for spec in table), graphs
+
+
+def _plainness(name: str) -> tuple[bool, bool, str]:
+    return name != ALL, name != MULTIMODAL, name
