@@ -14,12 +14,19 @@ from pydantic import ValidationError
 
 from parse_mpi.errors import JobError, Problem
 from parse_mpi.job import Hdf5Source, Job
-from parse_mpi.job.topology import parse_edges
-from parse_mpi.joberrors import blame_all, dotted, key_hint, key_paths, show
+from parse_mpi.joberrors import blame_all, dotted, key_paths, show
+from parse_mpi.jobpaths import (
+    EDGE_FILE,
+    SHIPPED_DIRS,
+    encoders_of,
+    find_file,
+    find_own_encoders,
+    mappings,
+    read_edges,
+    read_topology,
+)
 from parse_mpi.yamlfile import Document, KeyPath, Value, parse_yaml, place_of, read_yaml, write_yaml
 
-PACKAGE_DIR = Path(__file__).parent
-SHIPPED_DIRS = (PACKAGE_DIR, PACKAGE_DIR.parent)  # jobs/ and topologies/ lie in the one in a wheel, in the other here
 BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "device")
 LEAVING_OUT_TRIES = 10  # a value, the list that it leaves empty, the section that needs it, ...
 AGENTS: KeyPath = ("agents",)
@@ -27,7 +34,6 @@ SOURCE: KeyPath = ("data", "source")
 PARTITION: KeyPath = ("data", "partition")
 HDF5: KeyPath = (*SOURCE, "hdf5")
 OWNERS: KeyPath = (*PARTITION, "file")
-EDGE_FILE: KeyPath = ("topology", "file")
 DECIDE_FAMILIES: tuple[KeyPath, ...] = (("encoder",), ("encoders",))
 DECIDE_GRAPHS: tuple[KeyPath, ...] = (AGENTS, SOURCE, ("topology",), ("method", "name"), ("seed",), *DECIDE_FAMILIES)
 
@@ -82,12 +88,12 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         raise JobError(document.problems)
     for override in overrides:
         _override(document, document.value, override, path.parent)
-    _read_topology(document, document.value, path.parent)
-    _find_file(document, document.value, HDF5, path.parent)
-    _find_file(document, document.value, OWNERS, path.parent)
-    _find_file(document, document.value, EDGE_FILE, path.parent)
-    _read_edges(document, document.value)
-    _find_own_encoders(document.value, path.parent)
+    read_topology(document, document.value, path.parent)
+    find_file(document, document.value, HDF5, path.parent)
+    find_file(document, document.value, OWNERS, path.parent)
+    find_file(document, document.value, EDGE_FILE, path.parent)
+    read_edges(document, document.value)
+    find_own_encoders(document.value, path.parent)
     job = _validate(document)
     if job is None or document.problems:
         raise UnsoundJobError(in_reading_order(document.problems), _provisional(document, path))
@@ -134,7 +140,7 @@ def _trajectory(job: Job) -> dict[str, Value]:
     if isinstance(job.data.source, Hdf5Source):
         elsewhere["source"] = {"hdf5", "reading"}
     settings["data"] = job.data.model_dump(mode="json", exclude=elsewhere)
-    for encoder in _encoders(settings):
+    for encoder in encoders_of(settings):
         encoder.pop("file", None)
     return settings
 
@@ -177,7 +183,7 @@ def _override(document: Document, settings: dict[str, Value], override: str, job
         return
     keys: KeyPath = (first, *(int(key) if key.isdecimal() and len(key) < 10 else key for key in rest))
     if first == "topology" and rest and isinstance(settings.get(first), str):
-        _read_topology(document, settings, job_dir)
+        read_topology(document, settings, job_dir)
     try:
         given = parse_yaml(text, f"--set {dotted(keys)}", numbered=False)
         settings[first] = _replaced(settings.get(first), keys, 1, given.value)
@@ -252,7 +258,7 @@ def _with_stand_ins(value: Value, any_graphs: bool, any_partition: bool) -> Valu
         settings["agents"] = [{"count": 1, **entry} if isinstance(entry, dict) else entry for entry in agents]
     if any_graphs:
         settings |= {"topology": {"kind": "complete"}, "encoder": {"kind": "auto"}, "encoders": {}}
-        for entry in _mappings(settings.get("agents")):
+        for entry in mappings(settings.get("agents")):
             entry.pop("encoders", None)
     if any_partition:
         settings["data"] = {**(data if isinstance(data, dict) else {}), "partition": {"min_per_agent": 1}, "poor": []}
@@ -289,97 +295,3 @@ def _is_there(value: Value, keys: KeyPath) -> bool:
         else:
             return False
     return True
-
-
-# -- other files that a job names ------------------------------------------------------------------------------------
-
-
-def _read_topology(document: Document, settings: dict[str, Value], job_dir: Path) -> None:
-    """Put what a topology's file says in the place of its name."""
-    name = settings.get("topology")
-    if isinstance(name, dict):
-        return
-    folders = [directory / "topologies" for directory in (job_dir, job_dir.parent, *SHIPPED_DIRS)]
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    if not isinstance(name, str):
-        what = f"`topology` is {show(name)}; it must be a name ({', '.join(known)}), a YAML file or a mapping"
-        document.blame(("topology",), what)
-        return
-    candidates = [job_dir / name, *(folder / f"{name}.yaml" for folder in folders), Path(name)]
-    file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
-    if file is None:
-        document.blame(("topology",), f"there is no topology `{name}`", key_hint(name, known))
-        return
-    try:
-        read = read_yaml(Path(os.path.normpath(file)))
-    except JobError as error:
-        document.problems.extend(error.problems)
-        document.wrong.add(("topology",))
-        return
-    if isinstance(read.value, dict) and isinstance(edge_file := read.value.get("file"), str):
-        beside = os.path.join(os.path.dirname(file), edge_file)
-        read.value["file"] = beside if os.path.isfile(beside) else edge_file
-    settings["topology"] = read.value
-    document.graft(("topology",), read)
-
-
-def _read_edges(document: Document, settings: dict[str, Value]) -> None:
-    """Put the edges that a topology's file lists in the place of its name."""
-    topology = settings.get("topology")
-    if not isinstance(topology, dict) or "file" not in topology or document.blamed(EDGE_FILE):
-        return
-    name = topology["file"]
-    if not isinstance(name, str):
-        document.blame(EDGE_FILE, f"`{dotted(EDGE_FILE)}` is {show(name)}; it must be the path of an edge list")
-    elif "edges" in topology:
-        document.blame(EDGE_FILE, "`file` and `edges` both say which agents are linked", "keep one of the two")
-    else:
-        try:
-            edges = parse_edges(Path(name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            document.blame(EDGE_FILE, f"{name}: {error}")
-        else:
-            del topology["file"]
-            topology["edges"] = [[i, j] for i, j in edges]
-            document.lines[("topology", "edges")] = place_of(document.lines, EDGE_FILE)
-
-
-def _find_file(document: Document, settings: dict[str, Value], keys: KeyPath, job_dir: Path) -> None:
-    """Make a path absolute: beside the job file, then in $PARSE_MPI_DATA, then in the working directory."""
-    section: Value = settings
-    for key in keys[:-1]:
-        section = section.get(str(key)) if isinstance(section, dict) else None
-    name = section.get(str(keys[-1])) if isinstance(section, dict) else None
-    if not isinstance(section, dict) or not isinstance(name, str):
-        return
-    places = [str(job_dir), os.environ.get("PARSE_MPI_DATA", ""), ""]
-    candidates = list(dict.fromkeys(os.path.abspath(os.path.join(place, os.path.expanduser(name))) for place in places))
-    found = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
-    if found is None:
-        hint = "set PARSE_MPI_DATA to the directory that holds it; looked for " + ", ".join(candidates)
-        document.blame(keys, f"there is no file '{name}'", hint)
-    else:
-        section[str(keys[-1])] = found
-
-
-def _find_own_encoders(settings: dict[str, Value], job_dir: Path) -> None:
-    """Say which file an own encoder's function is in: the one that is given, or that of its module beside the job."""
-    for encoder in _encoders(settings):
-        file, factory = encoder.get("file"), encoder.get("factory")
-        if isinstance(file, str):
-            encoder["file"] = os.path.abspath(job_dir / os.path.expanduser(file))
-        elif file is None and isinstance(factory, str) and encoder.get("kind") == "own":
-            beside = job_dir.joinpath(*factory.split(".")[:-1]).with_suffix(".py")
-            if os.path.isfile(beside):
-                encoder["file"] = os.path.abspath(beside)
-
-
-def _encoders(settings: Mapping[str, Value]) -> list[dict[str, Value]]:
-    """Every mapping of a job that describes an encoder."""
-    by_modality = [section.get("encoders") for section in (settings, *_mappings(settings.get("agents")))]
-    named = [encoder for encoders in _mappings(by_modality) for encoder in encoders.values()]
-    return _mappings([settings.get("encoder"), *named])
-
-
-def _mappings(values: Value) -> list[dict[str, Value]]:
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
