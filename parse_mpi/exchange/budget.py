@@ -140,9 +140,9 @@ class GraphBudget:
 def _windows(widths: Mapping[str, int], shares: Shares, turn: int) -> tuple[Window, ...]:
     """The columns of slices that travel in a turn.
 
-    They begin a golden section further each time. Where those of one turn follow those of the last, a share that
-    changes with a link's load would pass some columns by for ever; so none waits longer than 2 P / s turns, with the
-    smallest share s that occurs.
+    Each turn begins a golden section of the width further. If it began where the last one ended, a share that changes
+    with a link's load would pass some columns by for ever. This way none waits longer than 2 P / s turns, s being the
+    smallest share that occurs.
     """
     place = turn * GOLDEN % 2**64 / 2**64
     windows: list[Window] = []
@@ -158,18 +158,21 @@ def _windows(widths: Mapping[str, int], shares: Shares, turn: int) -> tuple[Wind
 
 def split_by_load(matrices: Mapping[str, MixingMatrix]) -> dict[str, dict[Load, MixingMatrix]]:
     """Cut matrices by name into the entries of links that carry the same matrices, in one direction or the other."""
-    names = list(matrices)
     size = 1 + max((int(m.agents.max(initial=0)) for m in matrices.values()), default=0)
     keys = {name: _pair_keys(matrix, size) for name, matrix in matrices.items()}
     pairs = np.unique(np.concatenate([np.empty(0, np.int64), *keys.values()]))
-    carried = np.array([np.isin(pairs, keys[name]) for name in names])  # [graph, pair]
-    parts: dict[str, dict[Load, MixingMatrix]] = {name: {} for name in names}
-    for load in np.unique(carried, axis=1).T:
-        members = tuple(name for name, here in zip(names, load, strict=True) if here)
-        chosen = pairs[(carried == load[:, None]).all(0)]
-        for name in members:
-            parts[name][members] = _entries(matrices[name], np.isin(keys[name], chosen))
-    return parts
+    place = {name: np.searchsorted(pairs, key) for name, key in keys.items()}
+    carried = np.zeros((len(matrices), len(pairs)), bool)
+    load = np.zeros(len(pairs), np.int64)  # the number of the pair's load
+    for here, index in zip(carried, place.values(), strict=True):
+        here[index] = True
+        load = np.unique(2 * load + here, return_inverse=True)[1]
+    examples = np.unique(load, return_index=True)[1]
+    members = [tuple(np.array(list(matrices))[carried[:, pair]].tolist()) for pair in examples]
+    return {
+        name: {members[k]: _entries(matrix, load[place[name]] == k) for k in np.unique(load[place[name]]).tolist()}
+        for name, matrix in matrices.items()
+    }
 
 
 def _pair_keys(matrix: MixingMatrix, size: int) -> NDArray[np.int64]:

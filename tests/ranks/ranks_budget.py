@@ -18,7 +18,7 @@ from parse_mpi.exchange.neighbourhood import GraphExchange
 from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
 
-ROUNDS = 6
+ROUNDS = 4
 WORLD = World(MPI.COMM_WORLD.Dup())
 ALONE = World(MPI.COMM_SELF)
 URGENCY = {"a, slice 0": 0.125, "all agents, slice 1": 0.5}
@@ -66,19 +66,19 @@ def learnt(name: str, round_index: int) -> float:
     return 0.01 * (len(name) + round_index)
 
 
-def networks(seeds: int = 2) -> Iterator[tuple[Plan, Plan, dict[str, NDArray[np.float64]]]]:
-    """The same network on these ranks, over both transports in turn, and on one rank; and its rows."""
-    for seed in range(seeds):
-        for k, kind in enumerate(KINDS):
-            via = ("neighbour", "p2p")[(k + seed) % 2]
-            plan = draw_network(kind, seed, WORLD.size, via=via)
-            yield plan, draw_network(kind, seed), draw_values(plan, seed)
+def networks(every: int = 1) -> Iterator[tuple[Plan, Plan, dict[str, NDArray[np.float64]]]]:
+    """The same network on these ranks, over both transports in turn, and on one rank; and its rows.
+
+    every: take each so-many-th kind of graph only.
+    """
+    for k, kind in enumerate(KINDS[::every]):
+        plan = draw_network(kind, k, WORLD.size, via=("neighbour", "p2p")[k % 2])
+        yield plan, draw_network(kind, k), draw_values(plan, k)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_budgeted_mixing_is_the_dense_product_column_by_column(share: float) -> None:
+def test_budgeted_mixing_is_the_dense_product_column_by_column() -> None:
     for plan, _, values in networks():
-        network, exact = Network(WORLD, plan, values, share), dict(values)
+        network, exact = Network(WORLD, plan, values, 0.2), dict(values)
         for r in range(ROUNDS):
             network.round(r)
             lanes = all_lanes(network.budget, r)
@@ -87,13 +87,13 @@ def test_budgeted_mixing_is_the_dense_product_column_by_column(share: float) -> 
                 made = effective(lanes[spec.graph], spec.name, plan.layouts[spec.name].width, W)
                 mixed = np.einsum("pij,jp->ip", made, exact[spec.name])
                 exact[spec.name] = mixed + learnt(spec.name, r) * (1.0 + np.array(spec.holders)[:, None])
-            for name, x in network.values().items():
-                assert np.linalg.norm(x - exact[name]) <= 1e-13 * np.linalg.norm(exact[name]), (plan, name)
+        for name, x in network.values().items():
+            assert np.linalg.norm(x - exact[name]) <= 1e-13 * np.linalg.norm(exact[name]), (plan, name)
         network.free()
 
 
 def test_a_budget_leaves_the_bits_of_one_rank() -> None:
-    for plan, single, values in networks():
+    for plan, single, values in networks(every=2):
         network, reference = Network(WORLD, plan, values, 0.2), Network(ALONE, single, values, 0.2)
         for r in range(ROUNDS):
             network.round(r)
@@ -105,7 +105,7 @@ def test_a_budget_leaves_the_bits_of_one_rank() -> None:
 
 
 def test_a_budget_that_is_never_exceeded_leaves_the_bits_of_whole_rows() -> None:
-    for plan, _, values in networks(seeds=1):
+    for plan, _, values in networks(every=3):
         within, without = Network(WORLD, plan, values, 1.0), Network(WORLD, plan, values, None)
         for r in range(ROUNDS):
             within.round(r)
@@ -118,7 +118,7 @@ def test_a_budget_that_is_never_exceeded_leaves_the_bits_of_whole_rows() -> None
 
 def test_bytes_on_links_and_bytes_that_wait_add_up() -> None:
     """And what ranks send each other is never more than what their agents send, nor is it more than the budget."""
-    for plan, _, values in networks(seeds=1):
+    for plan, _, values in networks(every=3):
         network = Network(WORLD, plan, values, 0.1)
         for r in range(ROUNDS):
             network.round(r)

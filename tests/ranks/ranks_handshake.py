@@ -57,7 +57,7 @@ def make(changes: dict[str, Any], seed: int = 0) -> Plan:
 
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=lambda topology: topology["kind"])
 def test_every_rank_hears_of_the_remote_neighbours_of_its_agents(topology: dict[str, Any]) -> None:
-    for seed in range(4):
+    for seed in range(2):
         for plan in make({"topology": topology, "events": EVENTS}, seed).eras:
             here = plan.rank_of == WORLD.rank
             expected = {}
@@ -86,7 +86,7 @@ def test_newcomers_start_from_the_row_of_a_neighbour_that_held_the_slice() -> No
     """To the last bit, on any placement; all other rows stay."""
     adopted = 0
     for topology in TOPOLOGIES:
-        for seed in range(3):
+        for seed in range(2):
             plan = make({"topology": topology, "events": EVENTS}, seed)
             for before, after in zip(plan.eras[:-1], plan.eras[1:], strict=True):
                 slices = rows(after, seed)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launch import ROOT
 from mpi4py import MPI
 from numpy.typing import NDArray
 from small_jobs import write_dataset, write_job
@@ -170,6 +171,13 @@ def test_only_parameters_and_named_statistics_are_handed_to_mpi(
     assert bool(rows) == (COMM.size > 1)
 
 
+def test_the_list_of_purposes_names_functions_that_exist() -> None:
+    for place in PURPOSES:
+        module, _, function = place.rpartition(".")
+        source = (ROOT / "parse_mpi" / (module.replace(".", "/") + ".py")).read_text()
+        assert f"def {function}(" in source, place
+
+
 def send_a_sample(flight: Flight) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """As Flight.pack, but the first features of a sample take the place of parameters."""
     send, receive = pack(flight)
@@ -214,9 +222,10 @@ def test_a_pickled_object_is_refused() -> None:
 
 
 def test_sixty_changes_of_era_leave_no_communicators_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = [{"kind": ("cut", "heal")[r % 2], "round": r + 1, "links": [[0, 1]]} | {} for r in range(60)]
+    events = [{"kind": ("cut", "heal")[r % 2], "round": r + 1, "links": [[0, 1]]} for r in range(60)]
     job = {"mode": "exact", "topology": {"kind": "complete"}, "exchange": {"via": "neighbour"}, "events": events}
     job |= {"train": {"rounds": 62, "batch_size": 4}, "evaluate": {"every": 62}, "checkpoint": {"every": 62}}
+    job |= {"agents": [{"modalities": ["a", "c"], "count": 4}]}
     observed = Observed(tmp_path, job, monkeypatch)
     observed.run()
     graphs = len(make_plan(observed.jobfile, load_dataset(observed.jobfile.job.data, 0), COMM.size).graphs)
