@@ -35,7 +35,10 @@ def _of_events(plan: Plan) -> Iterator[str]:
         for m in plan.shapes:
             if m not in held and any(m in agent.modalities for agent in before.agents):
                 yield f"after round {era.start} nobody holds {m}: what was learnt of it is lost"
+    told: set[tuple[str, int]] = set()
     for era in plan.eras:
         for graph in era.graphs.values():
-            if graph.without and (pieces := len(graph.components())) > len(graph.groups):
+            pieces = len(graph.components())
+            if graph.without and pieces > len(graph.groups) and (graph.name, pieces) not in told:
+                told.add((graph.name, pieces))
                 yield f"after round {era.start} graph {graph.name!r} is in {pieces} pieces, with links that are cut"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from parse_mpi.job import Job
+from parse_mpi.job import Job, Topology
 from parse_mpi.job.events import Event, LinkEvent, PresenceEvent, SensorEvent
 from parse_mpi.population import Agent, choose, encoder_of
 
@@ -61,6 +61,9 @@ def make_eras(job: Job, agents: Sequence[Agent], modalities: Sequence[str]) -> t
             if k not in problems and (wrong := course.check(job.events[k], concerned[k])):
                 problems[k] = wrong
         eras[start] = course.era(start, tuple(describe(job.events[k], concerned[k]) for k in indices))
+    joins = [k for k in order if job.events[k].kind == "join"]
+    if joins and not any(agent.modalities for agent in eras[0].agents):
+        problems.setdefault(joins[0], "every agent joins later, so that nobody is there at the start")
     return tuple(eras.values()), dict(sorted(problems.items()))
 
 
@@ -129,7 +132,7 @@ def describe(event: Event, agents: Sequence[int]) -> str:
         return f"{event.kind} " + (f"the graphs of {event.modality}" if event.modality else f"links {links}")
     ids = ", ".join(map(str, agents[:8])) + (f", … ({len(agents)} in all)" if len(agents) > 8 else "")
     what = f" {event.modality}" if isinstance(event, SensorEvent) else ""
-    return f"{event.kind}{what}: agents {ids}"
+    return f"{event.kind}{what}: {'agent' if len(agents) == 1 else 'agents'} {ids}"
 
 
 def _concerned(
@@ -141,19 +144,29 @@ def _concerned(
     for index, event in enumerate(job.events):
         try:
             chosen[index] = () if isinstance(event, LinkEvent) else choose(event.agents, agents, job.seed, "event", 0)
-            _check_names(event, modalities, len(agents))
+            if not isinstance(event, PresenceEvent):
+                _check_modality(event.modality, modalities)
+            if isinstance(event, LinkEvent):
+                _check_links(event.links or (), job.topology, len(agents))
         except ValueError as error:
             problems[index] = str(error)
     return chosen, problems
 
 
-def _check_names(event: Event, modalities: Sequence[str], agent_count: int) -> None:
-    named = None if isinstance(event, PresenceEvent) else event.modality
-    if named is not None and named not in modalities:
-        raise ValueError(f"no data for modality {named!r}; there is {', '.join(modalities)}")
-    for link in (event.links or ()) if isinstance(event, LinkEvent) else ():
+def _check_modality(name: str | None, modalities: Sequence[str]) -> None:
+    if name is not None and name not in modalities:
+        raise ValueError(f"no data for modality {name!r}; there is {', '.join(modalities)}")
+
+
+def _check_links(links: Sequence[Link], topology: Topology, agent_count: int) -> None:
+    for link in links:
         if max(link) >= agent_count:
             raise ValueError(f"there is no agent {max(link)}; ids go from 0 to {agent_count - 1}")
+    if links and topology.needs_all_links:
+        raise ValueError(
+            f"topology.kind: {topology.kind} has fixed weights: without one of its links agents would give away more "
+            "than they get; choose another kind, or cut a modality's graphs"
+        )
 
 
 def _late(events: Iterable[tuple[Event, Sequence[int]]]) -> set[int]:

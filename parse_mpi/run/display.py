@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 
 from parse_mpi.errors import counted
 from parse_mpi.plan import Plan
-from parse_mpi.run.summary import accuracy_table, cost_lines
+from parse_mpi.run.summary import accuracy_table, cost_lines, width_lines
 from parse_mpi.run.trainer import RoundDone
 from parse_mpi.storage.metrics import read_metrics
 
@@ -90,7 +90,7 @@ class Display:
         metrics = read_metrics(run_dir)
         self.console.print()
         self.console.print(accuracy_table(metrics))
-        for line in cost_lines(metrics):
+        for line in (*width_lines(metrics), *cost_lines(metrics)):
             self.say(line)
 
     def _line(self, done: int, loss: float, accuracy: float) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.errors import StorageError
 from parse_mpi.exchange.world import World
+from parse_mpi.job import AdaptiveWidths
 from parse_mpi.measures.accuracy import WEIGHTINGS
 from parse_mpi.methods.base import LOSS_TERMS
-from parse_mpi.model.heads import prediction_names
+from parse_mpi.model.heads import SLICE_TYPES, prediction_names
 from parse_mpi.plan import Plan
 from parse_mpi.run.assembly import Assembly
 from parse_mpi.run.consensus import Component, components
@@ -40,6 +41,7 @@ class Recorder:
         self.slices = {spec.name: spec for era in reversed(plan.eras) for spec in era.slices}
         self.slice_names = list(dict.fromkeys(spec.name for era in plan.eras for spec in era.slices))
         self.components = list(dict.fromkeys(c for era in plan.eras for c in components(era)))
+        self.adaptive_widths = isinstance(plan.job.method.slices, AdaptiveWidths)
         self._clear()
 
     def add_round(
@@ -71,6 +73,8 @@ class Recorder:
         self._accuracy.append(self._of_all(now.group.ids, accuracy))
         weights = now.group.alignment.current(done - 1).double().cpu().numpy()
         self._weights.append(self._of_all(now.group.ids, weights))
+        if self.adaptive_widths:
+            self._widths.append(self._of_all(now.group.ids, now.group.widths()))
         self._distance.append(np.array([distance.get(component, np.nan) for component in self.components]))
 
     def flush(self) -> str:
@@ -135,6 +139,7 @@ class Recorder:
         self._evaluated: list[int] = []
         self._accuracy: list[NDArray[np.float64]] = []
         self._weights: list[NDArray[np.float64]] = []
+        self._widths: list[NDArray[np.float64]] = []
         self._distance: list[NDArray[np.float64]] = []
         self._links: Counter[tuple[int, int]] = Counter()
 
@@ -157,6 +162,8 @@ class Recorder:
                 "evaluations/alignment_weight": self._by_round(self._weights),
                 "evaluations/consensus_distance": np.stack(self._distance),
             }
+        if self._widths:
+            arrays["evaluations/widths"] = self._by_round(self._widths)
         return arrays | self._gather_links()
 
     def _of_all(self, ids: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -207,4 +214,8 @@ class Recorder:
                 "dimensions": ["evaluation", "component"],
                 "component": [name for name, _ in self.components],
             },
-        }
+        } | ({"evaluations/widths": self._width_attributes()} if self._widths else {})
+
+    def _width_attributes(self) -> dict[str, list[str]]:
+        dimensions = ["evaluation", "agent", "modality", "type"]
+        return {"dimensions": dimensions, "modality": list(self.plan.shapes), "type": list(SLICE_TYPES)}

@@ -96,6 +96,20 @@ def cost_lines(metrics: Metrics) -> Iterator[str]:
     yield f"time: {slowest.sum():.1f} s in {rounds} rounds, {1e3 * slowest.sum() / rounds:.1f} ms a round: {split}"
 
 
+def width_lines(metrics: Metrics) -> Iterator[str]:
+    """Of jobs with adaptive widths: positions of each slice after the last round, mean over a modality's holders."""
+    if "evaluations/widths" not in metrics.arrays:
+        return
+    labels, widths = metrics.attributes["evaluations/widths"], metrics["evaluations/widths"][-1]
+    parts = []
+    for k, m in enumerate(_labels(labels["modality"])):
+        held = widths[~np.isnan(widths[:, k, 0]), k]
+        if len(held):
+            shown = zip(held.mean(0), _labels(labels["type"]), strict=True)
+            parts.append(f"{m} " + ", ".join(f"{width:.3g} {t}" for width, t in shown))
+    yield f"slice widths: {'; '.join(parts)}"
+
+
 def size_text(size_bytes: float) -> str:
     """Bytes with a decimal unit: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -42,39 +42,36 @@ ERA_COLUMNS = 44  # characters beside a row
 def graphs_figure(run: RecordedRun) -> Figure | None:
     """A panel for every graph: its holders on a circle in the order of their ids, and who mixes with whom.
 
-    A row of them for every era that is drawn, or as many rows as fit where that is one.
+    With events, a row for every era that is drawn, and a column for every graph that one of them has.
     """
     eras = drawn_eras(run)
-    count = max((len(run.graphs[k]) for k in eras), default=0)
-    if not count:
+    names = list(dict.fromkeys(name for k in eras for name in run.graphs[k]))
+    if not names:
         return None
-    columns = count if len(eras) > 1 else {1: 1, 2: 2, 3: 3, 4: 2}.get(count, 3 if count <= 9 else 6)
-    rows = len(eras) if len(eras) > 1 else -(-count // columns)
+    columns = len(names) if len(eras) > 1 else {4: 2}.get(len(names), min(len(names), 3 if len(names) <= 9 else 6))
+    rows = len(eras) * -(-len(names) // columns)
     figure = new_figure(max(3.2 * columns, 6.4), 3.5 * rows + 0.6, f"{run.title()}\n{_what(run, eras)}")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for row, k in zip(panels if len(eras) > 1 else panels.reshape(1, -1), eras, strict=True):
-        for (name, graph), axes in zip(run.graphs[k].items(), row, strict=False):
-            _draw_graph(axes, run, k, name, graph)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for k, row in zip(eras, np.array_split(panels, len(eras)), strict=True):
+        for name, axes in zip(names, row, strict=False):
+            if name in run.graphs[k]:
+                _draw_graph(axes, run, k, name, run.graphs[k][name])
         if len(run.eras) > 1:
             _name_era(row[0], run, k)
-        for axes in row[len(run.graphs[k]) :]:
-            axes.remove()
     if run.ranks > len(PALETTE):
         scale = ScalarMappable(Normalize(0, run.ranks - 1), _rank_colours(run.ranks))
-        figure.colorbar(scale, ax=panels.ravel().tolist(), label="rank", shrink=0.5)
+        figure.colorbar(scale, ax=panels.tolist(), label="rank", shrink=0.5)
     legend_below(figure, _legend(run, eras))
     return figure
 
 
 def drawn_eras(run: RecordedRun) -> list[int]:
-    """Which eras a picture has room for: of those that have begun the newest, then the first, then some between."""
-    begun = sum(era.start < max(run.last_round, 1) for era in run.eras)
-    room = max(1, min(MOST_ERAS, MOST_PANELS // max(map(len, run.graphs[:begun]), default=1)))
-    return (
-        sorted({begun - 1, *np.linspace(0, begun - 1, min(room, begun)).astype(int).tolist()})
-        if room > 1
-        else [begun - 1]
-    )
+    """Which eras a picture has room for: the newest, then the first, then some between."""
+    columns = len({name for graphs in run.graphs for name in graphs})
+    room = max(1, min(len(run.eras), MOST_ERAS, MOST_PANELS // max(columns, 1)))
+    return [int(k) for k in np.linspace(len(run.eras) - 1, 0, room)[::-1]]
 
 
 def rounds_of(run: RecordedRun, era: int) -> tuple[int, int]:
@@ -124,7 +121,6 @@ def _draw_graph(axes: Axes, run: RecordedRun, era: int, name: str, graph: SliceG
     size = f"{count_of(len(graph.agents), 'agent')}, {share}{count_of(len(edges), 'edge')}"
     axes.set_title(f"{name}\n{size}\n{state}", fontsize=9)
     axes.set(xlim=(-1.28, 1.28), ylim=(-1.28, 1.28), aspect="equal")
-    axes.set_axis_off()
 
 
 def _name_era(axes: Axes, run: RecordedRun, era: int) -> None:
@@ -133,6 +129,7 @@ def _name_era(axes: Axes, run: RecordedRun, era: int) -> None:
     rounds = f"round {first}" if first == last else f"rounds {first} to {last}"
     what = wrap("; ".join(run.eras[era].what), ERA_COLUMNS, max_lines=2, placeholder=" …")
     text = "\n".join([rounds, *what])
+    axes.set(xlim=(-1.28, 1.28), ylim=(-1.28, 1.28), aspect="equal")
     axes.text(-1.4, 0, text, rotation=90, fontsize=8, ha="right", va="center", linespacing=1.3, color="#444444")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from parse_mpi.agents.engines import stack_size
-from parse_mpi.agents.optimisers import make_optimiser
+from parse_mpi.agents.optimisers import slice_optimisers
 from parse_mpi.data.dataset import TEST, VALIDATION, Dataset, size_bytes
 from parse_mpi.data.sampler import widest_batch
 from parse_mpi.exchange.mixing import BLOCK_BYTES
@@ -69,8 +69,10 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
     width = {spec.name: plan.layouts[spec.name].width for spec in plan.slices}
     held = {spec.name: len(local.intersection(spec.holders)) for spec in plan.slices}
     own = sum(held[name] * width[name] for name in held) * item * plan.copies
-    optimiser = make_optimiser(plan.job.train)
-    kept = {name: sum(optimiser.state(width[name]).values()) + optimiser.scratch * width[name] for name in held}
+    kept = {
+        name: sum(optimiser.state(width[name]).values()) + optimiser.scratch * width[name]
+        for name, optimiser in slice_optimisers(plan.job.train, plan.slices).items()
+    }
     ghosts, buffers = 0, 0
     for name, graph in plan.graphs.items():
         row = plan.row_bytes(name)
@@ -114,7 +116,7 @@ def _activation_bytes(plan: Plan, rank: int, item: int) -> int:
         agents = sum(agent.blueprint == model.blueprint for agent in local)
         stack = min(agents, stack_size(plan, model, torch.device("cpu")) if stacked else 1)
         sample, widest = values_of_a_sample(plan, model)
-        pairs = len(kind) * (len(kind) - 1) if plan.method.alignment_weight(kind, plan.agents) else 0
+        pairs = len(kind) ** 2 if plan.alignment_weights[kind] else 0
         trained = ACTIVATIONS * batch * sample + LOGITS * pairs * batch * (batch + HARD_NEGATIVES)
         peak = max(peak, stack * max(trained, EVALUATED * SAMPLES * widest) * item)
     return peak

@@ -11,23 +11,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from scipy.sparse import csr_array
 
-from parse_mpi.caveats import caveats
 from parse_mpi.data.dataset import Dataset
-from parse_mpi.data.pid import atoms, best_accuracy
 from parse_mpi.errors import counted
 from parse_mpi.exchange.routing import Route, chosen_transport
-from parse_mpi.job import PidSourceKey
 from parse_mpi.job.topology import DRAW_FROM_A_BASE
 from parse_mpi.plan import Plan
 from parse_mpi.run.summary import size_text
 from parse_mpi.studies.memory import first_routes, rank_memory
+from parse_mpi.studies.plannotes import communicators, link_payload, notes, span
 from parse_mpi.topology.slice_graph import SliceGraph
 
 AGENTS_SHOWN = 60  # above that many, agents are summed up by kind unless all are asked for
 PIPED_WIDTH = 160  # columns where the output is no terminal
-MPICH_COMMUNICATORS = 2_043
 
 
 def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
@@ -48,10 +44,11 @@ def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
         _graphs(plan),
         _links(plan),
         _ranks(plan, dataset),
+        *([_eras(plan)] if plan.later else []),
     ]
     for table in tables:
         console.print(table)
-    for line in _notes(plan, dataset):
+    for line in notes(plan, dataset):
         console.print(line, markup=False)
 
 
@@ -75,7 +72,7 @@ def _agents(plan: Plan, dataset: Dataset) -> Table:
     rows = [
         (
             str(agent.id),
-            agent.kind,
+            agent.kind or "– (away)",
             str(plan.rank_of[agent.id]),
             str(counts[agent.id].sum()),
             " ".join(f"{n:>{digits}}" for n in counts[agent.id]),
@@ -102,8 +99,8 @@ def _slices(plan: Plan) -> Table:
     for spec in plan.slices:
         width = plan.layouts[spec.name].width
         links = len(plan.graphs[spec.graph].at(0).neighbours) if spec.graph else 0
-        size = width * item
-        cells = (str(len(spec.holders)), f"{width:,}", size_text(size), size_text(links * size))
+        round_bytes = links * item * plan.travelling(spec.name)
+        cells = (str(len(spec.holders)), f"{width:,}", size_text(width * item), size_text(round_bytes))
         due = f", every {spec.every} rounds" if spec.every > 1 else ""
         rows.append((spec.name, f"{spec.graph}{due}" if spec.graph else "– (not shared)", *cells))
     return _table("Slices", ("slice", "graph", "holders", "parameters", "a row", "a round"), ("slice", "graph"), rows)
@@ -120,7 +117,7 @@ def _graphs(plan: Plan) -> Table:
             _topology_text(graph),
             str(len(graph.agents)),
             f"{len(components)}{sizes}",
-            _span(str(degrees.min()), "–", str(degrees.max())),
+            span(str(degrees.min()), "–", str(degrees.max())),
             f"{graph.active_degree():.3g}",
             f"{graph.spectral_gap():.4f}" + (" " if graph.static else "²"),
             chosen_transport(graph, plan.job.exchange.via),
@@ -138,28 +135,8 @@ def _topology_text(graph: SliceGraph) -> str:
     return f"{'lazy ' if spec.lazy else ''}{spec.kind}{base}, {spec.scope}{cycle}"
 
 
-def _schedules(plan: Plan) -> Iterable[str]:
-    """What the table of graphs has no column for: exact averages, and what MATCHA has chosen."""
-    for name, graph in plan.graphs.items():
-        if rounds := graph.exact_after():
-            yield f"graph {name}: the exact average after {counted(rounds, 'round')} of mixing"
-        for part, drawn in graph.activations():
-            p = drawn.probabilities
-            yield (
-                f"graph {name}, {counted(len(part), 'agent')}: {counted(len(p), 'matching')}, each active with "
-                f"probability {_span(f'{p.min():.2f}', ' to ', f'{p.max():.2f}')}, alpha {drawn.alpha:.4f}"
-            )
-
-
 def _links(plan: Plan) -> Table:
-    """Payload of a directed link: all slices whose graph contains it in the first round."""
-    payload = csr_array((len(plan.agents),) * 2, dtype=np.int64)  # [receiver, sender]
-    for name, graph in plan.graphs.items():
-        matrix = graph.at(0)
-        receivers = np.repeat(matrix.agents, matrix.degrees)
-        row_bytes = np.full(len(receivers), plan.row_bytes(name))
-        payload += csr_array((row_bytes, (receivers, matrix.neighbours)), payload.shape)
-    links = payload.tocoo()
+    links = link_payload(plan)
     kinds = sorted({agent.kind for agent in plan.agents})
     kind_of = np.array([kinds.index(agent.kind) for agent in plan.agents])
     low_end, high_end = np.sort(kind_of[np.stack(links.coords)], axis=0)
@@ -167,10 +144,21 @@ def _links(plan: Plan) -> Table:
     for first, second in combinations_with_replacement(range(len(kinds)), 2):
         sizes = links.data[(low_end == first) & (high_end == second)]
         if len(sizes):
-            size = _span(size_text(sizes.min()), " to ", size_text(sizes.max()))
+            size = span(size_text(sizes.min()), " to ", size_text(sizes.max()))
             rows.append((f"{kinds[first]} – {kinds[second]}", str(len(sizes)), size))
     title = "Links between agents in the first round"
     return _table(title, ("from – to", "links", "bytes a link"), ("from – to",), rows)
+
+
+def _eras(plan: Plan) -> Table:
+    rows = []
+    for era in plan.eras:
+        here = sum(bool(agent.modalities) for agent in era.agents)
+        holders = ", ".join(f"{name} {len(graph.agents)}" for name, graph in era.graphs.items())
+        what = "; ".join(era.what) or "the start"
+        rows.append((str(era.start), what, str(here), holders or "no graph", str(communicators(era))))
+    title = "Eras (after so many rounds; holders of each graph; communicators, made anew)"
+    return _table(title, ("after", "what happens", "agents", "holders", "comms"), ("what happens", "holders"), rows)
 
 
 def _ranks(plan: Plan, dataset: Dataset) -> Table:
@@ -178,7 +166,8 @@ def _ranks(plan: Plan, dataset: Dataset) -> Table:
     for rank in range(plan.ranks):
         agents = plan.agents_on(rank)
         routes = first_routes(plan, rank)
-        memory = rank_memory(plan, dataset, rank, routes)
+        eras = [rank_memory(era, dataset, rank, first_routes(era, rank)) for era in plan.eras]
+        memory = max(eras, key=lambda made: made.total)
         own = memory.rows + memory.gradients + memory.optimiser + memory.exchange
         sent = sum(len(route.send_rows) * plan.row_bytes(name) for name, route in routes.items())
         cells = (
@@ -198,43 +187,6 @@ def _ranks(plan: Plan, dataset: Dataset) -> Table:
 def _receivers(routes: Mapping[str, Route]) -> set[int]:
     """The ranks that get rows by these routes."""
     return {peer for route in routes.values() for peer in route.send_to.tolist()}
-
-
-def _notes(plan: Plan, dataset: Dataset) -> Iterable[str]:
-    via = [chosen_transport(graph, plan.job.exchange.via) for graph in plan.graphs.values()]
-    communicators = via.count("neighbour") + 1
-    yield f"communicators: {communicators}, the world and one per neighbourhood graph"
-    if communicators > MPICH_COMMUNICATORS:
-        yield f"WARNING: MPICH allows {MPICH_COMMUNICATORS:,} communicators; exchange: p2p needs only the world"
-    if "p2p" in via and plan.job.exchange.via == "auto":
-        yield "p2p: the union of this graph's links is far denser than a round, so rows go by Isend/Irecv"
-    yield from _schedules(plan)
-    yield from _alignment(plan)
-    if plan.job.device == "auto":
-        yield "devices: chosen at the start, a GPU by local rank where there is one, else the CPU"
-    for warning in caveats(plan, dataset):
-        yield f"WARNING: {warning}"
-    if isinstance(plan.job.data.source, PidSourceKey):
-        source = plan.job.data.source.pid
-        bits = ", ".join(f"{name} {value:.3g}" for name, value in atoms(source).items())
-        yield f"information about the label in bits: {bits}"
-        for kind in plan.kinds:
-            yield f"best reachable accuracy of {'+'.join(kind)}: {best_accuracy(source, kind):.4f}"
-
-
-def _alignment(plan: Plan) -> Iterable[str]:
-    """Only multimodal agents align, so that on a modality's graph the weight is diluted (docs/method.md, 1.3)."""
-    weights = {agent.id: plan.method.alignment_weight(agent.modalities, plan.agents) for agent in plan.agents}
-    shown = []
-    for m in plan.shapes:
-        holders = [agent.id for agent in plan.agents if m in agent.modalities]
-        if holders:
-            shown.append(f"{m} {np.mean([weights[i] for i in holders]):.3g}")
-    yield f"effective weight of the alignment term, mean over a modality's holders: {', '.join(shown)}"
-
-
-def _span(low: str, to: str, high: str) -> str:
-    return low if low == high else f"{low}{to}{high}"
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -54,9 +54,14 @@ class RecordedRun:
         return make_agents(self.job, self.modalities)
 
     @cached_property
-    def eras(self) -> tuple[Era, ...]:
-        """The stretches of the run between its events."""
+    def planned_eras(self) -> tuple[Era, ...]:
+        """All stretches of the run between its events."""
         return make_eras(self.job, self.agents, self.modalities)[0]
+
+    @property
+    def eras(self) -> tuple[Era, ...]:
+        """Those that the recorded rounds have reached."""
+        return tuple(era for era in self.planned_eras if era.start < max(self.last_round, 1))
 
     def kinds(self, most: int = MOST_KINDS) -> dict[str, Member]:
         """Kind -> bool [era, A], which agents are of it in which era; in order of appearance.
@@ -95,7 +100,7 @@ class RecordedRun:
     @cached_property
     def graphs(self) -> tuple[dict[str, SliceGraph], ...]:
         """Name -> graph in every era, those of modalities first; empty where a method exchanges nothing."""
-        job, method, roster = self.job, make_method(self.job.method), everyone(self.agents, self.eras)
+        job, method, roster = self.job, make_method(self.job.method), everyone(self.agents, self.planned_eras)
         found = [slices_and_graphs(job, method, era, roster)[1] for era in self.eras]
         return tuple(
             {name: graphs[name] for name in [m for m in self.modalities if m in graphs] + list(graphs)}

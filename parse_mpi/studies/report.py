@@ -14,14 +14,16 @@ DOTS_PER_INCH = 160
 def draw_report(run: Path) -> list[Path]:
     """Draw what the metrics of a run hold so far and return the files.
 
-    accuracy.png, losses.png, consensus.png, graphs.png, classes.png and time.png, each as soon as there is something
-    to show: a run that has not been evaluated has no accuracy, a method without exchange no graphs. Files of an
-    earlier report are replaced. Raises ParseMpiError without matplotlib, StorageError where there is no run.
+    accuracy.png, losses.png, consensus.png, graphs.png, classes.png, time.png and budget.png, each as soon as there is
+    something to show: a run that has not been evaluated has no accuracy, a method without exchange no graphs, one
+    where nothing had to wait no budget. Files of an earlier report are replaced. Raises ParseMpiError without
+    matplotlib, StorageError where there is no run.
     """
     try:
+        from parse_mpi.studies.costs import budget_figure, time_figure
         from parse_mpi.studies.curves import accuracy_figure, consensus_figure, losses_figure
         from parse_mpi.studies.graphview import graphs_figure
-        from parse_mpi.studies.tallies import classes_figure, time_figure
+        from parse_mpi.studies.tallies import classes_figure
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("matplotlib"):
             raise
@@ -34,6 +36,7 @@ def draw_report(run: Path) -> list[Path]:
         "graphs": graphs_figure,
         "classes": classes_figure,
         "time": time_figure,
+        "budget": budget_figure,
     }
     written = []
     with storage_errors(folder):

@@ -6,7 +6,7 @@ Shapes: A agents, M members of what one line stands for, R rounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,8 +18,15 @@ from parse_mpi.studies.style import short, styles
 
 Array = NDArray[np.float64]
 
-MOST_EVENTS = 12  # eras whose beginning is labelled
-LONGEST_EVENT = 24  # characters
+MOST_NAMED = 13  # eras; the events between more of them have no room for a label
+LONGEST_EVENT = 28  # characters
+EVENT_TEXT: dict[str, Any] = {
+    "rotation": 90,
+    "fontsize": 6.5,
+    "color": "#555555",
+    "va": "bottom",
+    "bbox": {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+}
 
 
 class Spread(NamedTuple):
@@ -57,23 +64,13 @@ def kind_legend(run: RecordedRun) -> Sequence[Line2D]:
 
 def mark_events(axes: Axes, run: RecordedRun, named: bool = False) -> None:
     """A thin line between the rounds where an era ends and the next begins; named: with the events that began it."""
-    begun = [era for era in run.eras if 0 < era.start < run.last_round]
-    for era in begun:
-        axes.axvline(era.start + 0.5, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
-        if named and len(begun) <= MOST_EVENTS:
-            top = axes.get_xaxis_transform()
+    for era in run.eras[1:]:
+        at = era.start + 0.5
+        axes.axvline(at, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5)
+        if named and len(run.eras) <= MOST_NAMED:
             text = "\n".join(short_event(what) for what in era.what[:2]) + ("\n…" if len(era.what) > 2 else "")
-            axes.text(
-                era.start + 0.5,
-                0.99,
-                text,
-                rotation=90,
-                fontsize=6.5,
-                color="#777777",
-                ha="left",
-                va="top",
-                transform=top,
-            )
+            low = axes.get_xaxis_transform()
+            axes.annotate(text, (at, 0.02), (3, 0), xycoords=low, textcoords="offset points", **EVENT_TEXT)
 
 
 def short_event(what: str) -> str:

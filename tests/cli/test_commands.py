@@ -35,14 +35,33 @@ def parse_mpi(*arguments, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("job", sorted(path.name for path in (ROOT / "jobs").glob("*.yaml")))
-def test_every_ready_job_is_sound(job, tmp_path):
-    shapes = {"mfeat": {"fou": (76,), "kar": (64,)}, "utd_mhad": {"inertial": (64, 6), "skeleton": (32, 20, 3)}}
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """A folder with files of the names and shapes that ready jobs read, where the real ones may be absent."""
+    folder = tmp_path_factory.mktemp("data")
+    places, sensors = ("torso", "right_arm", "left_arm", "right_leg", "left_leg"), ("acc", "gyro", "mag")
+    shapes = {
+        "mfeat": {"fou": (76,), "fac": (216,), "kar": (64,), "pix": (240,), "zer": (47,), "mor": (6,)},
+        "utd_mhad": {"inertial": (64, 6), "skeleton": (32, 20, 3), "depth": (8, 32, 32)},
+        "dsa": {f"{place}_{sensor}": (62, 3) for place in places for sensor in sensors},
+        "digits_av": {"audio": (32, 32), "image": (28, 28), "pen": (8, 2)},
+        "digits_xor": {"audio": (32, 32), "image": (28, 28)},
+        "wikipedia": {"image": (128,), "text": (10,)},
+    }
     for name, modalities in shapes.items():
-        write_dataset(tmp_path / f"{name}.h5", modalities, classes=27, count=900)
-    code, out, err = parse_mpi("check", f"jobs/{job}", "-n", 2, PARSE_MPI_DATA=str(tmp_path))
-    assert (code, err) == (0, "")
-    assert out == f"jobs/{job}: sound\n"
+        write_dataset(folder / f"{name}.h5", modalities, classes=10, count=900)
+    return folder
+
+
+@pytest.mark.parametrize("job", sorted(path.name for path in (ROOT / "jobs").glob("*.yaml")))
+def test_every_ready_job_is_sound_and_can_be_planned(job, stand_ins, monkeypatch, capsys):
+    monkeypatch.setenv("PARSE_MPI_DATA", str(stand_ins))
+    assert main(["check", str(ROOT / "jobs" / job), "-n", "2"]) == 0
+    assert capsys.readouterr() == (f"{ROOT / 'jobs' / job}: sound\n", "")
+    assert main(["plan", str(ROOT / "jobs" / job), "-n", "2"]) == 0
+    table, err = capsys.readouterr()
+    assert err == ""
+    assert "redundant_head" in table
 
 
 def test_check_names_every_error_of_schema_and_data_with_its_line(tmp_path):

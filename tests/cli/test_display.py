@@ -96,3 +96,29 @@ def test_an_empty_split_and_an_untrained_class_are_said_and_do_no_harm(tmp_path,
     assert f"has no {without} samples" in outcome.logs[0]
     assert "no training sample has the class 3" in outcome.logs[0]
     assert ("best round on validation" in outcome.logs[0]) == (without == "test")
+
+
+def test_agents_that_are_away_do_not_count(tmp_path):
+    """Each round has its own kinds; means, and the choice of the best round, are over the agents that were there."""
+    events = [
+        {"kind": "lose", "round": 2, "agents": [6, 7], "modality": "top"},
+        {"kind": "leave", "round": 4, "agents": [0, 8]},
+        {"kind": "join", "round": 10, "agents": [9]},
+    ]
+    outcome = train(write_job(tmp_path, {"events": events, "train": {"rounds": 8}}), tmp_path / "run", 2)
+    assert "10 agents (3 top, 3 bottom, 3 top+bottom, 1 away)" in outcome.logs[0]
+    assert "what happens after round 10 or later is not part of this run" in outcome.logs[0]
+    metrics = read_metrics(tmp_path / "run")
+    accuracy = metrics["evaluations/accuracy"][:, :, :, 0, 0]  # [evaluation, agent, split]
+    held = ["", "top", "top", "bottom", "bottom", "bottom", "bottom", "bottom", "", ""]
+    table = accuracy_table(metrics)
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["agents"] == ["top", "bottom", "all"]
+    assert cells["n"] == ["2", "5", "7"]
+    for kind, shown in zip(cells["agents"], cells["ensemble"], strict=True):
+        values = accuracy[-1, [i for i, k in enumerate(held) if k and kind in (k, "all")], 1]
+        assert shown == f"{values.mean():.3f} {values.min():.3f}"
+    best = np.nanmean(accuracy[:, :, 0], axis=1).argmax()
+    assert "away in this round: 3 agents" in table.caption
+    expected = f"{metrics['evaluations/round'][best]}, there the ensemble has {np.nanmean(accuracy[best, :, 1]):.3f}"
+    assert f"best round on validation: {expected}" in table.caption

@@ -12,7 +12,7 @@ from launch import Launch
 from plain_parse import largest_difference
 from rank_tests import run_rank_tests
 from real_runs import command, differences, parameter_distance, result, train
-from small_jobs import make_trainer, write_dataset, write_job
+from small_jobs import ADAPTIVE, make_trainer, write_dataset, write_job
 
 from parse_mpi.storage.metrics import read_metrics
 
@@ -40,11 +40,30 @@ def three_modalities(folder):
 
 
 @pytest.mark.parametrize("engine", ["loop", "stacked"])
-@pytest.mark.parametrize("job", ["two modalities", "three modalities"])
+@pytest.mark.parametrize("job", ["two modalities", "three modalities", "adaptive widths"])
 def test_agents_do_what_plain_modules_do(tmp_path, job, engine):
     """Newcomers start from a neighbour's row, who leaves keeps nothing, momentum goes on where a slice is kept."""
-    changes = {"events": EVENTS, "train": {"batch_size": 24}} if job == "two modalities" else three_modalities(tmp_path)
+    changes = three_modalities(tmp_path) if "three" in job else {"events": EVENTS, "train": {"batch_size": 24}}
+    if "widths" in job:
+        changes["method"] = {"slices": ADAPTIVE}
     assert largest_difference(tmp_path, changes | {"dtype": "float64", "engine": engine}, ROUNDS) <= 1e-10
+
+
+def test_families_keep_their_slices_when_their_first_agents_go(tmp_path):
+    """Slices are named by families in the order of the whole run; with another name an agent would lose its rows."""
+    kinds = [{"modalities": ["top"], "count": 2, "encoders": {"top": {"kind": "mlp", "hidden": [6]}}}]
+    kinds += [{"modalities": ["top"], "count": 3}, {"modalities": ["bottom"], "count": 2}]
+    events = [
+        {"kind": "leave", "round": 2, "agents": [0, 1]},
+        {"kind": "gain", "round": 2, "agents": [5], "modality": "top"},
+        {"kind": "join", "round": 4, "agents": [1, 0]},
+    ]
+    changes = {"agents": kinds, "events": events, "dtype": "float64", "train": {"batch_size": 24}}
+    _, plan, _ = make_trainer(tmp_path, changes)
+    holders = [{spec.name: spec.holders for spec in era.slices} for era in plan.eras]
+    assert [held.get("encoder[top]") for held in holders] == [(0, 1), None, (0, 1)]
+    assert [held["encoder[top#2]"] for held in holders] == [(2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 5)]
+    assert largest_difference(tmp_path, changes, rounds=6) <= 1e-10
 
 
 def test_graphs_are_those_of_the_holders_without_what_is_cut(tmp_path):

@@ -131,7 +131,7 @@ def test_events_of_a_round_happen_in_their_order_and_are_judged_together() -> No
     eras, problems = eras_of(swap)
     assert not problems
     assert [held_in(era) for era in eras[1:]] == [[("c",), (), (), (), ()], [(), (), (), ("c",), ("a", "c")]]
-    assert eras[1].what == ("lose a: agents 0", "gain c: agents 0", "leave: agents 1, 2, 3, 4")
+    assert eras[1].what == ("lose a: agent 0", "gain c: agent 0", "leave: agents 1, 2, 3, 4")
     backwards, problems = eras_of(
         [{"kind": "heal", "round": 2, "modality": "a"}, {"kind": "cut", "round": 2, "modality": "a"}]
     )
@@ -141,7 +141,7 @@ def test_events_of_a_round_happen_in_their_order_and_are_judged_together() -> No
 
 def test_events_at_round_0_are_so_from_the_start() -> None:
     (era,), problems = eras_of([{"kind": "gain", "round": 0, "agents": [0], "modality": "b"}])
-    assert (held_in(era)[0], era.what, problems) == (("a", "b"), ("gain b: agents 0",), {})
+    assert (held_in(era)[0], era.what, problems) == (("a", "b"), ("gain b: agent 0",), {})
 
 
 def test_who_joins_first_is_away_until_then_and_may_get_a_sensor_meanwhile() -> None:
@@ -202,6 +202,16 @@ OUT_OF_TURN = {
 }
 
 
+TOO_FEW = {
+    "agents: [0, 1, 2, 3, 4], kind: join, round: 2": "",
+    "agents: [5], kind: join, round: 1": "every agent joins later, so that nobody is there at the start",
+}
+FIXED_WEIGHTS = {
+    "kind: cut, round: 1, links: [[0, 1]]": "topology.kind: one-peer-exponential has fixed weights: ",
+    "kind: cut, round: 1, modality: top": "",
+}
+
+
 def six_agents(folder: Path, events: list[str], **changes: object) -> Path:
     """A job whose events stand in lines of their own."""
     agents = [{"modalities": held, "count": 2} for held in (["top"], ["bottom"], ["top", "bottom"])]
@@ -210,15 +220,19 @@ def six_agents(folder: Path, events: list[str], **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("cases", [WRONG, OUT_OF_TURN], ids=["names", "order"])
-def test_everything_wrong_is_told_at_once_with_its_line(tmp_path: Path, cases: dict[str, str]) -> None:
-    path = six_agents(tmp_path, list(cases))
+@pytest.mark.parametrize(
+    ("cases", "topology"),
+    [(WRONG, "ring"), (OUT_OF_TURN, "ring"), (TOO_FEW, "ring"), (FIXED_WEIGHTS, "one-peer-exponential")],
+    ids=["names", "order", "nobody", "weights"],
+)
+def test_everything_wrong_is_told_at_once_with_its_line(tmp_path: Path, cases: dict[str, str], topology: str) -> None:
+    path = six_agents(tmp_path, list(cases), topology={"kind": topology})
     first = path.read_text().splitlines().index("events:") + 2
     done = subprocess.run([sys.executable, "-m", "parse_mpi", "check", path], capture_output=True, text=True)
     assert done.returncode == 2
     told = done.stderr.splitlines()
     expected = [f"{path}:{first + k}: {what}" for k, what in enumerate(cases.values()) if what]
-    assert f"{len(expected)} problems" in told[0]
+    assert f" {len(expected)} problem" in told[0]
     assert [line.strip().startswith(what) for line, what in zip(told[1:], expected, strict=True)] == [True] * len(
         expected
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from parse_mpi.data.dataset import TEST, TRAIN, Dataset
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.jobfile import load_job
 from parse_mpi.plan import Plan, make_plan
-from parse_mpi.studies import planview
+from parse_mpi.studies import plannotes, planview
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 SPARSE_GOSSIP = "topology={kind: random-gossip, base: erdos-renyi, probability: 0.5}"
@@ -47,7 +48,7 @@ def test_what_is_worth_knowing_is_said(monkeypatch: pytest.MonkeyPatch, capsys: 
     planview.print_plan(plan, dataset, all_agents=False)
     assert "WARNING" not in capsys.readouterr().out
     sevens_unseen = np.where(dataset.labels == 7, TEST, TRAIN).astype(np.uint8)
-    monkeypatch.setattr(planview, "MPICH_COMMUNICATORS", 4)
+    monkeypatch.setattr(plannotes, "MPICH_COMMUNICATORS", 4)
     planview.print_plan(plan, replace(dataset, split=sevens_unseen), all_agents=False)
     out = capsys.readouterr().out
     assert "WARNING: no training sample has the class 7" in out
@@ -65,3 +66,55 @@ def test_schedules_say_what_they_lead_to(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "lazy matcha of ring, overlay" in out
     assert "graph all agents, 30 agents: 2 matchings, each active with probability 0.50, alpha 0." in out
+
+
+EVENTS = """events=[
+    {kind: join, round: 3, agents: [9]},
+    {kind: lose, round: 5, agents: {holding: [bottom, top]}, modality: top},
+    {kind: cut, round: 6, links: [[10, 11], [15, 16]]},
+    {kind: leave, round: 8, agents: {holding: [top]}},
+    {kind: leave, round: 600, agents: [10]}]"""
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_eras_stand_in_a_table_and_what_follows_from_them_below(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(planview, "PIPED_WIDTH", width)
+    planview.print_plan(*make(EVENTS), all_agents=False)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    assert "– (away)" in out
+    table = [line.split() for line in out[out.index("Eras (") : out.index("communicators: ")].splitlines()]
+    by_start = {line[0]: line for line in table if line and line[0].isdigit()}
+    assert list(by_start) == ["0", "3", "5", "6", "8", "600"]
+    assert [line[-1] for line in by_start.values()] == ["5", "5", "4", "4", "2", "2"]
+    words = " ".join(out.split())
+    assert "communicators: 5, the world" in words
+    assert "WARNING: train.rounds is 600: what happens after round 600 or later is not part of this run" in words
+    assert "WARNING: after round 8 nobody holds top: what was learnt of it is lost" in words
+    assert "WARNING: after round 6 graph 'bottom' is in 2 pieces, with links that are cut" in words
+    assert words.count("pieces") == 2  # the other graph that is cut up is that of all agents; each is named once
+
+
+def test_budget_overlap_and_rare_slices_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    plan, dataset = make("exchange.budget_bytes_per_link=20000", "train.order=consensus", "exchange.progress=poll")
+    planview.print_plan(plan, dataset, all_agents=False)
+    out = capsys.readouterr().out
+    due: Counter[tuple[int, ...]] = Counter()
+    for name, graph in plan.graphs.items():
+        due.update({link: plan.row_bytes(name) for link in map(tuple, graph.links().tolist())})
+    size = max(due.values())
+    assert "budget: 20.0 kB for a link and round; most is due on " in out
+    assert f"{size / 1e3:.1f} kB: {20000 / size:.0%} of it a round" in out
+    assert "order: consensus, rows travel while agents learn; exchange.progress: poll" in out
+    planview.print_plan(*make("method.fusion=gated", "method.gate_sync=5"), all_agents=False)
+    assert "every 5 rounds" in capsys.readouterr().out
+
+
+def test_every_phase_of_a_cycle_has_its_communicator(capsys: pytest.CaptureFixture[str]) -> None:
+    plan, dataset = make("topology={kind: one-peer-exponential}")
+    planview.print_plan(plan, dataset, all_agents=False)
+    phases = sum(graph.phases for graph in plan.graphs.values())
+    assert phases > len(plan.graphs)
+    assert f"communicators: {phases + 1}, the world and one per phase" in capsys.readouterr().out

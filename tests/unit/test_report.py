@@ -24,11 +24,13 @@ from parse_mpi.jobfile import dump_job, load_job
 from parse_mpi.plan import Plan, make_plan
 from parse_mpi.storage.layout import Array
 from parse_mpi.storage.metrics import consolidate, write_segment, write_table
-from parse_mpi.studies.curves import Spread, accuracy_figure, consensus_figure, losses_figure, running_mean
-from parse_mpi.studies.graphview import MOST_EDGES, circle, graphs_figure, matching, sampled
+from parse_mpi.studies.costs import budget_figure, link_bytes, mean_seconds, time_figure
+from parse_mpi.studies.curves import accuracy_figure, consensus_figure, losses_figure
+from parse_mpi.studies.graphview import MOST_EDGES, circle, drawn_eras, graphs_figure, matching, sampled
 from parse_mpi.studies.recorded import RecordedRun
 from parse_mpi.studies.report import draw_report
-from parse_mpi.studies.tallies import classes_figure, link_bytes, mean_seconds, time_figure
+from parse_mpi.studies.series import Spread, running_mean
+from parse_mpi.studies.tallies import classes_figure
 from parse_mpi.topology.slice_graph import slice_graph
 
 KINDS = (("top", 3), ("top+bottom", 4), ("bottom", 3), ("top+bottom", 2))
@@ -39,13 +41,30 @@ GOSSIP = {"kind": "random-gossip", "base": "ring"}
 PIECES = {"kind": "erdos-renyi", "probability": 0.1, "scope": "induced", "allow_disconnected": True}
 
 
-def make_job(topology: dict[str, object], method: str = "parse", kinds: tuple[tuple[str, int], ...] = KINDS) -> Job:
+# Agents 0-2 hold top, 3-6 and 10-11 both, 7-9 bottom.
+EVENTS = (
+    {"kind": "join", "round": 5, "agents": [9]},
+    {"kind": "lose", "round": 10, "agents": [3, 4], "modality": "top"},
+    {"kind": "cut", "round": 10, "modality": "top"},
+    {"kind": "cut", "round": 10, "links": [[0, 1]]},
+    {"kind": "leave", "round": 25, "agents": [0, 1, 2]},
+    {"kind": "gain", "round": 50, "agents": [7], "modality": "top"},
+)
+
+
+def make_job(
+    topology: dict[str, object],
+    method: str = "parse",
+    kinds: tuple[tuple[str, int], ...] = KINDS,
+    events: tuple[dict[str, object], ...] = (),
+) -> Job:
     return Job.model_validate(
         {
             "name": "synthetic",
             "agents": [{"modalities": kind.split("+"), "count": count} for kind, count in kinds],
             "topology": topology,
             "method": {"name": method},
+            "events": events,
             "train": {"rounds": 60},
         }
     )
@@ -68,6 +87,7 @@ class Bench:
             for part in (self.plan.graphs[spec.graph].components() if spec.graph else [spec.holders])
             if len(part) > 1
         ]
+        self.slices = [spec.name for spec in self.plan.slices]
         self.rounds = 0
         self.histogram = self.generator.integers(0, 9, (len(self.kinds), 4))
         self._write_tables()
@@ -84,6 +104,9 @@ class Bench:
             "rounds/loss": loss,
             "ranks/round": index,
             "ranks/seconds": draw.random((rounds, ranks, len(PHASES))),
+            "ranks/travel_seconds": draw.random((rounds, ranks)),
+            "rounds/payload_bytes": draw.integers(1, 10**6, (rounds, len(self.slices))),
+            "rounds/waiting_bytes": np.zeros((rounds, len(self.slices)), np.int64),
             "links/source": np.arange(ranks),
             "links/destination": (np.arange(ranks) + 1) % ranks,
             "links/bytes": draw.integers(1, 10**6, ranks),
@@ -104,8 +127,9 @@ class Bench:
         tables = {
             "agents/kind": self.kinds,
             "agents/class_histogram": self.histogram,
-            "slices/name": np.array([spec.name for spec in self.plan.slices]),
+            "slices/name": np.array(self.slices),
             "slices/graph": np.array([spec.graph for spec in self.plan.slices]),
+            "eras/start": np.array([era.start for era in self.plan.eras]),
         }
         labels = {"modalities": list(self.plan.shapes), "class_names": ["a", "b", "c", "d"]}
         write_table(self.path, "plan", tables, {"agents": labels})
@@ -114,6 +138,7 @@ class Bench:
         attributes = {
             "rounds/loss": {"term": ["total", "ensemble", "heads", "contrastive"]},
             "ranks/seconds": {"phase": PHASES},
+            "rounds/waiting_bytes": {"slice": self.slices},
         }
         if evaluated:
             attributes["evaluations/accuracy"] = {
@@ -323,11 +348,12 @@ def test_recorded_graphs_and_ranks_are_the_plans(tmp_path: Path, topology: dict[
     bench = Bench(tmp_path / "run", make_job(topology))
     bench.add(4)
     run = bench.read()
-    assert set(run.graphs) == set(bench.plan.graphs)
+    (graphs,) = run.graphs
+    assert set(graphs) == set(bench.plan.graphs)
     for name, graph in bench.plan.graphs.items():
-        assert run.graphs[name].groups == graph.groups
-        np.testing.assert_array_equal(run.graphs[name].union_edges(), graph.union_edges())
-        np.testing.assert_array_equal(run.graphs[name].at(3).dense(), graph.at(3).dense())
+        assert graphs[name].groups == graph.groups
+        np.testing.assert_array_equal(graphs[name].union_edges(), graph.union_edges())
+        np.testing.assert_array_equal(graphs[name].at(3).dense(), graph.at(3).dense())
     np.testing.assert_array_equal(run.rank_of, bench.plan.rank_of)
 
 
@@ -337,10 +363,10 @@ def test_panels_show_edges_agents_and_pieces(tmp_path: Path, topology: dict[str,
     bench.add(4)
     run = bench.read()
     figure = drawn(graphs_figure(run))
-    for name, graph in run.graphs.items():
+    for name, graph in run.graphs[0].items():
         axes, place = panel(figure, f"{name}\n"), dict(zip(graph.agents, circle(graph), strict=True))
         lines = [part for part in axes.collections if isinstance(part, LineCollection)]
-        expected = [graph.union_edges()] + ([] if graph.static else [matching(run, graph)])
+        expected = [graph.union_edges()] + ([] if graph.static else [matching(run, 0, graph)])
         assert len(lines) == len(expected)
         for shown, edges in zip(lines, expected, strict=True):
             ends = [[place[i], place[j]] for i, j in edges.tolist()]
@@ -357,7 +383,7 @@ def test_a_matching_is_that_of_the_last_recorded_round(tmp_path: Path) -> None:
     bench.add(4)
     run = bench.read()
     dense = bench.plan.graphs["all agents"].at(3).dense()
-    pairs = matching(run, run.graphs["all agents"])
+    pairs = matching(run, 0, run.graphs[0]["all agents"])
     assert {(i, j) for i, j in zip(*np.nonzero(np.triu(dense, 1)), strict=True)} == set(map(tuple, pairs.tolist()))
 
 
@@ -405,6 +431,9 @@ def test_time_and_bytes_of_a_run_that_came_back_on_fewer_ranks(bench: Bench) -> 
     figure = drawn(time_figure(run))
     heights = np.reshape([bar.get_height() for bar in figure.axes[0].patches], (len(PHASES), 3)).T
     np.testing.assert_allclose(heights, expected)
+    travel = np.concatenate([first["ranks/travel_seconds"][:, :2], second["ranks/travel_seconds"]]).mean(0)
+    under_way = line(figure.axes[0], "rows under way")[:, 1]
+    np.testing.assert_allclose(under_way, [*travel, first["ranks/travel_seconds"][:, 2].mean()])
     np.testing.assert_array_equal(np.ma.filled(figure.axes[1].images[0].get_array(), 0), total)
 
 
@@ -420,7 +449,110 @@ def test_too_many_kinds_are_counted_by_modalities(bench: Bench) -> None:
     run = bench.read()
     assert list(run.kinds()) == ["top", "top+bottom", "bottom"]
     merged = run.kinds(most=2)
-    assert {name: ids.tolist() for name, ids in merged.items()} == {
+    assert {name: np.flatnonzero(members[0]).tolist() for name, members in merged.items()} == {
         "1 modality": [0, 1, 2, 7, 8, 9],
         "2 modalities": [3, 4, 5, 6, 10, 11],
     }
+
+
+def test_what_waited_for_a_budget_is_drawn_by_slice_and_round(bench: Bench) -> None:
+    made = bench.add(4)
+    run = bench.read()
+    assert budget_figure(run) is None
+    waiting = run.metrics.arrays["rounds/waiting_bytes"] = made["rounds/payload_bytes"] * np.arange(4)[:, None]
+    bars, share = drawn(budget_figure(run)).axes
+    widths = np.reshape([bar.get_width() for bar in bars.patches], (2, -1))
+    np.testing.assert_allclose(widths, [made["rounds/payload_bytes"].mean(0), waiting.mean(0)])
+    assert [label.get_text() for label in bars.get_yticklabels()] == bench.slices
+    np.testing.assert_allclose(share.lines[0].get_ydata(), [100, 50, 100 / 3, 25])
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eventful(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "run", make_job(GOSSIP, events=EVENTS))
+
+
+def kind_in(bench: Bench, done: int) -> NDArray[np.str_]:
+    return np.array([agent.kind for agent in bench.plan.at(done - 1).agents])
+
+
+def test_lines_follow_the_kinds_of_their_rounds_and_leave_out_who_is_away(eventful: Bench) -> None:
+    """Round 5 is the last before agent 9 joins, 10 the last before two agents change their kind."""
+    segments = [eventful.add(5) for _ in range(6)]
+    run = eventful.read()
+    assert [era.start for era in run.eras] == [0, 5, 10, 25]  # round 50 is not reached
+    accuracy = np.concatenate([s["evaluations/accuracy"] for s in segments])[:, :, 1, 0, 0]
+    loss = np.concatenate([s["rounds/loss"] for s in segments])[:, :, 0]
+    curves, losses = panel(drawn(accuracy_figure(run)), "Ensemble"), panel(drawn(losses_figure(run)), "Total")
+    for kind in ("top", "bottom", "top+bottom"):
+        means = [
+            [
+                row[kind_in(eventful, done) == kind].mean() if kind in kind_in(eventful, done) else np.nan
+                for done, row in rows
+            ]
+            for rows in (zip(range(5, 31, 5), accuracy, strict=True), zip(range(1, 31), loss, strict=True))
+        ]
+        np.testing.assert_allclose(line(curves, kind)[:, 1], means[0])
+        np.testing.assert_allclose(line(losses, kind)[:, 1], means[1])
+    assert np.isnan(line(curves, "top")[-1, 1])
+    assert {count.get_text() for count in curves.figure.legends[0].get_texts()} == {
+        "top (0 to 3 agents)",
+        "bottom (2 to 5 agents)",
+        "top+bottom (4 to 6 agents)",
+    }
+
+
+def test_events_are_marked_between_their_rounds(eventful: Bench) -> None:
+    for _ in range(6):
+        eventful.add(5)
+    figure = drawn(accuracy_figure(eventful.read()))
+    for axes in figure.axes:
+        marks = [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")]
+        assert marks == [5.5, 10.5, 25.5]
+    texts = [text.get_text() for text in panel(figure, "Ensemble").texts]
+    assert texts == ["join", "lose top\ncut the graphs of top\n…", "leave"]
+
+
+def test_every_era_has_its_row_of_graphs(eventful: Bench) -> None:
+    for _ in range(6):
+        eventful.add(5)
+    run = eventful.read()
+    assert drawn_eras(run) == [0, 1, 2, 3]
+    figure = drawn(graphs_figure(run))
+    names = ["top", "bottom", "multimodal agents", "all agents"]
+    titles = [axes.get_title() for axes in figure.axes]
+    expected = [(era, name) for era in run.eras for name in names]
+    for (era, name), title in zip(expected, titles, strict=True):
+        graph = eventful.plan.at(era.start).graphs.get(name)
+        assert title.startswith(f"{name}\n{len(graph.agents)} agents" if graph else ""), (era.start, name)
+        assert bool(title) == (graph is not None)
+    beside = [axes.texts[-1].get_text() for axes in figure.axes[::4]]
+    assert beside[0] == "rounds 1 to 5"
+    assert beside[1] == "rounds 6 to 10\njoin: agent 9"
+    assert beside[3] == "rounds 26 to 30\nleave: agents 0, 1, 2"
+    graph = run.graphs[1]["all agents"]
+    met = {(i, j) for i, j in zip(*np.nonzero(np.triu(graph.at(9).dense(), 1)), strict=True)}
+    ids = dict(enumerate(graph.agents))
+    assert {(ids[i], ids[j]) for i, j in met} == set(map(tuple, matching(run, 1, graph).tolist()))
+
+
+def test_of_many_eras_some_are_drawn_and_the_newest_always(tmp_path: Path) -> None:
+    flicker = tuple({"kind": ("heal", "cut")[k % 2], "round": k, "modality": "top"} for k in range(1, 12))
+    bench = Bench(tmp_path / "run", make_job(RING, events=flicker))
+    bench.add(3)
+    assert drawn_eras(bench.read()) == [0, 1, 2]
+    bench.add(20)
+    run = bench.read()
+    shown = drawn_eras(run)
+    assert (len(shown), shown[0], shown[-1]) == (4, 0, 11)
+    assert "4 of 12 eras" in str(drawn(graphs_figure(run)).get_suptitle())
+
+
+def test_agents_without_events_are_the_same_in_all_rounds(bench: Bench) -> None:
+    bench.add(20)
+    members = bench.read().members(np.array([1, 7, 20]))
+    for kind, here in members.items():
+        np.testing.assert_array_equal(here, np.tile(bench.kinds == kind, (3, 1)))
