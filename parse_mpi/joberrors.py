@@ -61,6 +61,8 @@ def either(words: Sequence[str]) -> str:
 
 def _blame(document: Document, schema: type[BaseModel], error: ErrorDetails, keys: KeyPath, allowed: Any) -> None:
     kind, value = error["type"], error["input"]
+    if kind in ("missing", "extra_forbidden") and error["loc"][-1] != keys[-1]:
+        kind, value = "no branch of a union", _value_at(document.value, keys)
     if kind == "union_tag_invalid":
         value = value[keys[-1]]
     if kind in ("missing", "union_tag_not_found"):

@@ -71,9 +71,17 @@ class PlainParse:
         here = [agent for agent in self.plan.agents if agent.modalities]
         self.networks = {agent.id: self.plan.network(agent, self.job.seed).to(self.dtype) for agent in here}
         self.optimisers = {
-            i: torch.optim.SGD(network.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+            i: torch.optim.SGD(self._groups(network), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
             for i, network in self.networks.items()
         }
+
+    def _groups(self, network):
+        """Logits of adaptive widths take plain steps of a length of their own."""
+        groups = [{"params": [p for name, p in network.named_parameters() if not name.startswith("widths.")]}]
+        if logits := list(network.widths.parameters()):
+            rate = self.job.method.slices.adapt.rate
+            groups.append({"params": logits, "lr": rate, "momentum": 0.0, "weight_decay": 0.0})
+        return groups
 
     @torch.no_grad()
     def _enter(self, plan):
@@ -110,8 +118,9 @@ class PlainParse:
             held = np.concatenate([self.plan.samples[i] for i in holders])
             assert set(held) <= set(dataset.indices(TRAIN))
             mean, std = x[held].astype(np.float64).mean(0), x[held].astype(np.float64).std(0)
-            scale = np.maximum(std, 0.1 * np.sqrt(np.square(std).mean()))
+            scale = np.where(std > 1e-6 * np.abs(mean), std, np.inf)
             inputs[m] = torch.from_numpy((x - mean.astype(np.float32)) / scale.astype(np.float32)).to(self.dtype)
+            inputs[m].clamp_(-10, 10)
         return inputs
 
     def _local_step(self, agent, step):
@@ -125,6 +134,8 @@ class PlainParse:
         if len(agent.modalities) > 1:
             alignment = self._alignment(network, out.z)
             loss = loss + self._weight(agent, step, classification, alignment) * alignment
+            if out.width_logits and (y >= 0).any():
+                loss = loss + self._distance_of_widths(out, y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -146,6 +157,15 @@ class PlainParse:
             by_type.append(sum(w * head for w, head in zip(share, logits, strict=True)))
             by_head.append(torch.stack([functional.cross_entropy(head[known], y[known]) for head in logits]).mean())
         return functional.cross_entropy(torch.stack(by_type).mean(0)[known], y[known]) + torch.stack(by_head).mean()
+
+    def _distance_of_widths(self, out, y):
+        """Sum over modalities of sum(w) KL(w / sum(w) || p), where w is the demand with its penalty."""
+        told, total = demanded({t: v.detach().numpy() for t, v in out.logits.items()}, out.share.detach(), y.numpy()), 0
+        for logits, d in zip(out.width_logits, told, strict=True):
+            w = torch.from_numpy(d).to(self.dtype) + self.job.method.slices.adapt.penalty
+            q, p = w / w.sum(), torch.softmax(logits, 0)
+            total = total + w.sum() * functional.kl_div(p.log(), q, reduction="sum")
+        return total
 
     def _weight(self, agent, step, classification, alignment):
         """beta in this step; an adaptive one is measured before the first step of every so many rounds."""
@@ -186,6 +206,22 @@ class PlainParse:
             rows = dense @ torch.stack([self._row(i, spec) for i in spec.holders])
             for i, row in zip(spec.holders, rows, strict=True):
                 self._write(i, spec, row)
+        self._harden(index + 1)
+
+    def _harden(self, done):
+        """Adaptive widths: equal up to `start`, whole numbers after every so many rounds."""
+        total, adapt = getattr(self.job.method.slices, "total", 0), getattr(self.job.method.slices, "adapt", None)
+        if not adapt or (done > adapt.start and done % adapt.every):
+            return
+        for spec in self.plan.slices:
+            for i in spec.holders if spec.name.startswith("widths[") else ():
+                u, r, _ = total * torch.softmax(self._row(i, spec).double(), 0)
+                if done <= adapt.start:
+                    u = r = torch.tensor(total / 3)
+                first = min(max(round(float(r)), 1), total - 2)
+                second = min(max(round(float(r + u)), first + 1), total - 1)
+                widths = torch.tensor([second - first, first, total - second], dtype=torch.float64)
+                self._write(i, spec, (widths / total).log())
 
     def _named(self, i, spec):
         return [p for name, p in self.networks[i].named_parameters() if name.startswith(spec.parameters)]
@@ -198,3 +234,29 @@ class PlainParse:
         for p in self._named(i, spec):
             p.copy_(row[start : start + p.numel()].view_as(p))
             start += p.numel()
+
+
+def demanded(logits, share, y):
+    """What u, r and s of each modality tell about the label, as a share of log C: float64 [M, 3].
+
+    logits: slice type -> [H, B, C]; samples with y < 0 don't count. Every type counts the same in averages over types.
+    """
+    known = y >= 0
+
+    def left(values):
+        values = np.asarray(values, np.float64)[known]
+        of_class = values - values.max(1, keepdims=True)
+        of_class = of_class - np.log(np.exp(of_class).sum(1, keepdims=True))
+        return -of_class[np.arange(known.sum()), y[known]].mean() / np.log(values.shape[1])
+
+    u, r, s = (logits[t] for t in ("unique", "redundant", "synergistic"))
+    mean = {"u": sum(w * head for w, head in zip(share.numpy(), u, strict=True)), "s": s[0]}
+    mean["r"] = r[0] if len(r) == 1 else sum(w * head for w, head in zip(share.numpy(), r, strict=True))
+    additive = min(left(mean["u"]), left(mean["r"]), left((mean["u"] + mean["r"]) / 2))
+    best = min(additive, left(mean["s"]), left((mean["u"] + mean["r"] + mean["s"]) / 3))
+    rows = []
+    for m, head in enumerate(u):
+        unique = max(0.0, left(np.mean([other for n, other in enumerate(u) if n != m], 0)) - additive)
+        redundant = max(0.0, 1 - left(head) - unique)
+        rows.append([unique, redundant, additive * max(0.0, 1 - best)])
+    return np.array(rows)

@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", message="grad and param do not obey the gradie
 
 @dataclass(frozen=True)
 class Unit:
-    """Agents of one kind that run as one: their network, and leaves that view their rows.
+    """Agents of one kind that run as one: the skeleton of their network, and leaves that view their rows.
 
     index: local agent indices, int64 [A] on the device (stacked) or [] on the CPU (loop: read without waiting).
     aligns: whether their loss has an alignment term.
@@ -142,14 +142,12 @@ class Engine(ABC):
             if first.id in held:
                 start = held.index(first.id)
                 parameters |= rows.parameters(start if one else slice(start, start + len(group)))
-        with torch.device("meta"):
-            skeleton = self.plan.network(first, seed=0)
         return Unit(
             modalities=first.modalities,
-            network=skeleton,
+            network=self.plan.skeletons[first.blueprint],
             parameters=parameters,
             index=torch.tensor(group[0]) if one else torch.tensor(group, device=self.device),
-            aligns=self.plan.method.alignment_weight(first.modalities, self.plan.agents) > 0,
+            aligns=self.plan.alignment_weights[first.modalities] > 0,
         )
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from parse_mpi.agents.alignment import AlignmentWeights
 from parse_mpi.agents.engines import LoopEngine, StackedEngine
-from parse_mpi.agents.optimisers import guarded_step, make_optimiser
+from parse_mpi.agents.optimisers import guarded_step, slice_optimisers
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.agents.samples import AgentSamples
 from parse_mpi.data.sampler import make_sampler
+from parse_mpi.model.widths import widths_of
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 
@@ -37,7 +38,7 @@ class AgentGroup:
         self.agents = local_order(plan, rank)
         self.device = device
         self.samples = samples
-        self.optimiser = make_optimiser(plan.job.train)
+        self.optimisers = slice_optimisers(plan.job.train, plan.slices)
         self.slices = self._allocate(ghosts)
         self._fill_initial_values()
         ids = np.array([agent.id for agent in self.agents], np.int64)
@@ -45,12 +46,12 @@ class AgentGroup:
         self.sampler = make_sampler(plan.job, plan.sizes()[ids], ids)
         stacked = plan.job.engine == "stacked" or (plan.job.engine == "auto" and plan.job.mode == "fast")
         self.engine = (StackedEngine if stacked else LoopEngine)(plan, self.agents, self.slices, device)
-        base = [plan.method.alignment_weight(agent.modalities, plan.agents) for agent in self.agents]
+        base = [plan.alignment_weights[agent.modalities] for agent in self.agents]
         self.alignment = AlignmentWeights(base, plan.method.schedule, getattr(torch, plan.job.dtype), device)
         index_of = {agent.id: k for k, agent in enumerate(self.agents)}
         self._guarded = [
-            (rows, torch.tensor([index_of[i] for i in rows.agents.tolist()], device=device))
-            for rows in self.slices.values()
+            (self.optimisers[name], rows, torch.tensor([index_of[i] for i in rows.agents.tolist()], device=device))
+            for name, rows in self.slices.items()
         ]
         self.steps = 0
 
@@ -59,8 +60,8 @@ class AgentGroup:
 
         poll: called after every piece of work, for whatever has to go on meanwhile.
         """
-        for rows in self.slices.values():
-            self.optimiser.before_round(rows)
+        for name, rows in self.slices.items():
+            self.optimisers[name].before_round(rows)
         steps = [self.local_step(poll) for _ in range(self.plan.job.train.local_steps)]
         return torch.stack([loss for loss, _ in steps]).mean(0), torch.stack([ok for _, ok in steps]).all(0)
 
@@ -71,8 +72,23 @@ class AgentGroup:
 
     def after_mix(self) -> None:
         """After the rows of a round are mixed."""
-        for rows in self.slices.values():
-            self.optimiser.after_mix(rows)
+        for name, rows in self.slices.items():
+            self.optimisers[name].after_mix(rows)
+        done = self.steps // self.plan.job.train.local_steps
+        self.plan.method.after_mix({name: rows.local for name, rows in self.slices.items()}, done)
+
+    def widths(self) -> NDArray[np.float64]:
+        """Positions of the slices of every modality of the data, [A, M, 3] by type; nan where an agent lacks it.
+
+        Only of jobs with adaptive widths.
+        """
+        found = np.full((len(self.agents), len(self.plan.shapes), 3), np.nan)
+        total = self.plan.job.method.slices.widest
+        column = {f"widths[{m}]": k for k, m in enumerate(self.plan.shapes)}
+        for _, rows, agent in self._guarded:
+            if rows.name in column:
+                found[agent.cpu(), column[rows.name]] = widths_of(rows.local.double().cpu().numpy(), total)
+        return found
 
     def local_step(self, poll: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
         """One optimiser step of every agent; returns loss terms [A, T] and finite bool [A].
@@ -86,7 +102,7 @@ class AgentGroup:
             self.alignment.observe(self.engine.gradient_norms(self.samples, position, mask))
         losses = self._gradients(self.steps, poll)
         finite = torch.isfinite(losses).all(1)
-        guarded_step(self.optimiser, self._guarded, finite)
+        guarded_step(self._guarded, finite)
         self.steps += 1
         return losses, finite
 
@@ -132,7 +148,7 @@ class AgentGroup:
                     self.device,
                     copies=self.plan.copies,
                     apart=self.plan.job.train.order == "consensus",
-                    state=self.optimiser.state(self.plan.layouts[spec.name].width),
+                    state=self.optimisers[spec.name].state(self.plan.layouts[spec.name].width),
                 )
         return slices
 

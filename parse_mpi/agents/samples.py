@@ -15,20 +15,22 @@ from torch import Tensor
 
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.data.labels import known_labels
+from parse_mpi.data.normalise import FARTHEST
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """x -> (x - mean) / scale, per modality with the shape of one sample, float32; equal on all agents."""
+    """x -> (x - mean) / scale, kept within FARTHEST; per modality, float32 of a sample's shape, equal on all agents."""
 
     mean: Mapping[str, NDArray[np.float32]]
     scale: Mapping[str, NDArray[np.float32]]
 
     def apply(self, modality: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Standardised samples [n, *sample] as a new float32 array."""
-        return (x - self.mean[modality]) / self.scale[modality]
+        made: NDArray[np.float32] = (x - self.mean[modality]) / self.scale[modality]
+        return np.clip(made, -FARTHEST, FARTHEST, out=made)
 
 
 class Inputs:

@@ -1,4 +1,4 @@
-"""What a method is made of: agents, slices, and the four questions that the rest asks it.
+"""What a method is made of: agents, slices, and the questions that the rest asks it.
 
 Light commands import this, so that no module of methods/ may import torch at its top.
 """
@@ -31,6 +31,7 @@ class SliceSpec:
     graph: the name of the graph that it mixes over; slices with equal groups share one.
     modality: whose graph that is, "" where it is no single modality's.
     every: it mixes in every round whose number, counted from 1, this divides.
+    rate: it takes plain gradient steps of this length, whatever the job's optimiser is; None: it takes that one's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SliceSpec:
     groups: tuple[tuple[int, ...], ...]
     modality: str = ""
     every: int = 1
+    rate: float | None = None
 
 
 class Method(Protocol):
@@ -51,8 +53,8 @@ class Method(Protocol):
         roster: every agent as it ever is, in whose order families are named; without it, `agents`.
         """
 
-    def problems(self, agents: Sequence[Agent]) -> list[str]:
-        """What is wrong with the method's options for these agents, worded for the user."""
+    def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
+        """What is wrong with the method's options for these agents, worded for the user; roster as for `slices`."""
 
     def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
         """A plain module for an agent of this blueprint, at its initial values; shapes: modality -> sample shape."""
@@ -73,6 +75,9 @@ class Method(Protocol):
 
         y < 0: the sample has no label. mask [..., B]: 0 for padding. alignment_weight [...]; None: nothing to align.
         """
+
+    def after_mix(self, rows: Mapping[str, Tensor], done: int) -> None:
+        """Change mixed rows [A, P], given by slice name, after `done` rounds; row by row, or agents would meet."""
 
     def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
         """Logits [..., B, C] by prediction name."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from parse_mpi.job import Encoder, ParseMethod
+from parse_mpi.job import AdaptiveWidths, Encoder, ParseMethod
 from parse_mpi.job.method import BetaSchedule
 from parse_mpi.methods.base import ALL, MULTIMODAL, SliceSpec
 from parse_mpi.model.names import module_key
@@ -60,6 +60,8 @@ class Parse:
                 yield _shared(f"encoder[{label}]", encoder, members, graph, m)
                 yield self._scoped(f"synergy[{label}]", synergy, both, f"multimodal holders of {graph}", m)
         yield _shared(f"unique_head[{m}]", (f"unique_heads.{key}.",), holders, m, m)
+        if isinstance(o.slices, AdaptiveWidths):
+            yield replace(_shared(f"widths[{m}]", (f"widths.{key}.",), holders, m, m), rate=o.slices.adapt.rate)
         if o.fusion == "gated":
             gate = self._scoped(f"gate[{m}]", (f"fusion.gates.{key}.",), several, f"multimodal holders of {m}", m)
             if o.gate_sync == "local":
@@ -88,9 +90,15 @@ class Parse:
             return spec
         return replace(spec, graph=f"{graph}, by set", groups=tuple(map(_ids, _by_set(holders))))
 
-    def problems(self, agents: Sequence[Agent]) -> list[str]:
-        """`concat` gives every modality a place in f_s, so that agents who share it must hold the same."""
+    def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
+        """`concat` gives every modality a place in f_s, so that agents who share it must hold the same.
+
+        Nobody but a multimodal agent can tell unique from redundant.
+        """
         sets = list(dict.fromkeys(agent.kind for agent in agents if len(agent.modalities) > 1))
+        alone = all(len(agent.modalities) < 2 for agent in roster or agents)
+        if alone and isinstance(self.options.slices, AdaptiveWidths):
+            return ["slices.adapt learns from multimodal agents, and there is none: give slices fixed widths"]
         if self.options.fusion != "concat" or self.options.synergy_scope == "set" or len(sets) < 2:
             return []
         return [
@@ -132,6 +140,7 @@ class Parse:
 
         from parse_mpi.model.heads import ensemble, type_weights
         from parse_mpi.model.losses import contrastive, cross_entropy
+        from parse_mpi.model.widths import width_loss
 
         o = self.options
         of_ensemble = cross_entropy(ensemble(output.logits, output.share, o.ensemble), y, mask)
@@ -140,6 +149,10 @@ class Parse:
         for t, logits in output.logits.items():
             of_heads = of_heads + weights[t] * cross_entropy(logits, y.unsqueeze(-2), mask.unsqueeze(-2)).mean(-1)
         total = o.ensemble_weight * of_ensemble + o.head_weight * of_heads
+        if isinstance(o.slices, AdaptiveWidths) and "synergistic" in output.logits:
+            penalty = o.slices.adapt.penalty
+            arguments = output.width_logits, output.logits, output.share, y, mask
+            total = total + width_loss(*arguments, penalty=penalty, how=o.ensemble)
         if alignment_weight is None:
             return torch.stack([total, of_ensemble, of_heads, torch.zeros_like(total)], -1)
         alignment = contrastive(
@@ -152,6 +165,21 @@ class Parse:
             mask_same_label=o.mask_same_label,
         )
         return torch.stack([total + alignment_weight * alignment, of_ensemble, of_heads, alignment], -1)
+
+    def after_mix(self, rows: Mapping[str, Tensor], done: int) -> None:
+        """Widths begin equal, and every so many rounds they become whole numbers (method.md 1.2)."""
+        widths = self.options.slices
+        if not isinstance(widths, AdaptiveWidths) or (done > widths.adapt.start and done % widths.adapt.every):
+            return
+        import torch
+
+        from parse_mpi.model.widths import harden
+
+        for name, values in rows.items():
+            if name.startswith("widths["):
+                logits = values.double().cpu().numpy()
+                start = done <= widths.adapt.start
+                values.copy_(torch.from_numpy(harden(0 * logits if start else logits, widths.total)))
 
     def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
         from parse_mpi.model.heads import predictions

@@ -19,8 +19,8 @@ def layer_sizes(network: nn.Module, shapes: Mapping[str, Shape]) -> list[int]:
     """
     sizes: list[int] = []
 
-    def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        sizes.append(output.numel())
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        sizes.append(_numbers_in(output))
 
     layers = [module for module in network.modules() if not list(module.children())]
     hooks = [layer.register_forward_hook(note) for layer in layers]
@@ -28,3 +28,10 @@ def layer_sizes(network: nn.Module, shapes: Mapping[str, Shape]) -> list[int]:
     for hook in hooks:
         hook.remove()
     return sizes
+
+
+def _numbers_in(output: object) -> int:
+    """How many numbers a layer gives: a tensor, or several, as recurrent ones do."""
+    if isinstance(output, Tensor):
+        return output.numel()
+    return sum(map(_numbers_in, output)) if isinstance(output, (tuple, list)) else 0

@@ -26,6 +26,8 @@ def make_trunk(encoder: Encoder, shape: Shape) -> Trunk:
 class FissionEncoder(nn.Module):
     """A trunk and a last layer that is cut into the latent slices u, r and s (feature fission, method.md 1.2).
 
+    It is cut after `unique` values, or by masks that share one set of positions out.
+
     The last layer is kept as two linear maps, because its synergistic rows have a scope of their own: unimodal
     agents have none. Together the two equal one linear layer followed by `torch.split`.
     """
@@ -37,8 +39,11 @@ class FissionEncoder(nn.Module):
         self.synergistic = synergistic
         self.unique = unique
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x [B, *sample] to (z_u [B, d_u], z_r [B, d_r], z_s [B, d_s] or None)."""
+    def forward(self, x: Tensor, mask_3D: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [B, *sample] to (z_u [B, d_u], z_r [B, d_r], z_s [B, d_s] or None); with masks all are [B, D]."""
         h = self.trunk(x)
-        z_u, z_r = self.unique_redundant(h).tensor_split((self.unique,), dim=-1)
-        return z_u, z_r, self.synergistic(h) if self.synergistic is not None else None
+        z_ur, z_s = self.unique_redundant(h), self.synergistic(h) if self.synergistic is not None else None
+        if mask_3D is None:
+            z_u, z_r = z_ur.tensor_split((self.unique,), dim=-1)
+            return z_u, z_r, z_s
+        return mask_3D[0] * z_ur, mask_3D[1] * z_ur, mask_3D[2] * z_s if z_s is not None else None

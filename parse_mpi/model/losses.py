@@ -7,7 +7,7 @@ means that the sample has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -48,29 +48,31 @@ def contrastive(
     other sample's class.
     """
     M, B = z["redundant"].shape[-3:-1]
-    anchor, other = zip(*((m, n) for m in range(M) for n in range(M) if m != n), strict=True)
     r = normalize(z["redundant"], dim=-1)
-    r_anchor = _of(r, anchor)  # [..., pairs, B, d]
-    logits = r_anchor @ _of(r, other).transpose(-1, -2)  # [..., pairs, B, B], positives on the diagonal
+    flat = r.flatten(-3, -2)  # one product for all pairs; a modality's with itself is left out at the end
+    cosines = (flat @ flat.transpose(-1, -2)).reshape(*r.shape[:-3], M, B, M, B).transpose(-3, -2)
 
     positive = torch.eye(B, dtype=torch.bool, device=r.device)
     counts = mask_B.bool().unsqueeze(-2)  # [..., 1, B]: may sample k be a negative of anchor j
     if mask_same_label:
         counts = counts & ((y_B.unsqueeze(-1) != y_B.unsqueeze(-2)) | (y_B < 0).unsqueeze(-2))
-    logits = logits.masked_fill(~(counts | positive).unsqueeze(-3), -torch.inf)
+    excluded = ~(counts | positive)
+    logits = cosines.masked_fill(excluded[..., None, None, :, :], -torch.inf)  # [..., M, M, B, B]: anchors by others
     if hard_negatives != "none":
-        if projected:
-            r_anchor = _of(normalize(projected["redundant"], dim=-1), anchor)
-        u, s = (normalize((projected or z)[t], dim=-1) for t in ("unique", "synergistic"))
-        near = [_of(z_near, index) for z_near in (u, s) for index in (anchor, other)]
-        hard = torch.stack([(r_anchor * z_near).sum(-1) for z_near in near], -1)
+        hard = _hard_negatives(projected or z)
         logits = torch.cat([logits, hard.square() if hard_negatives == "squared" else hard], -1)
     logits = logits / temperature
     loss = logits.logsumexp(-1) - logits.diagonal(dim1=-2, dim2=-1)  # the diagonal of the first B columns
-    return masked_mean(loss, mask_B.unsqueeze(-2)).mean(-1)
+    pair = 1 - torch.eye(M, dtype=loss.dtype, device=loss.device)
+    return (masked_mean(loss, mask_B[..., None, None, :]) * pair).sum((-2, -1)) / (M * (M - 1))
 
 
-def _of(z: Tensor, index: Sequence[int]) -> Tensor:
-    """Modalities of z [..., M, B, d] by index; not z[..., index, :, :], which makes a GPU wait for the index."""
-    by_modality = z.unbind(-3)
-    return torch.stack([by_modality[m] for m in index], -3)
+def _hard_negatives(z: Mapping[str, Tensor]) -> Tensor:
+    """Cosines of anchor z_r^m(j) with z_u^m, z_u^m', z_s^m and z_s^m' of the same sample: [..., M, M, B, 4]."""
+    anchor, *near = (normalize(z[t], dim=-1).transpose(-3, -2) for t in ("redundant", "unique", "synergistic"))
+    columns = []
+    for z_near in near:
+        other = (anchor @ z_near.transpose(-1, -2)).movedim(-3, -1)  # [..., M, M, B]
+        own = other.diagonal(dim1=-3, dim2=-2).transpose(-1, -2).unsqueeze(-2)
+        columns += [own.expand_as(other), other]
+    return torch.stack(columns, -1)

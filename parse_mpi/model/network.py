@@ -13,10 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from parse_mpi.job import Network, SliceWidths
+from parse_mpi.job import AdaptiveWidths, Network, SliceWidths
 from parse_mpi.model.encoders import FissionEncoder, make_trunk
 from parse_mpi.model.fusion import make_fusion, weighted_mean
 from parse_mpi.model.names import module_key
+from parse_mpi.model.widths import SoftWidths
 from parse_mpi.population import Agent
 from parse_mpi.seeding import derive_seed
 
@@ -30,13 +31,15 @@ class Output(NamedTuple):
 
     z: latent slices [M, B, d]. projected: the same at one width [M, B, width], where widths differ and the loss
     compares slices of different types; else empty. logits: of every head of the type, [H, B, C]. share: what each
-    modality counts in averages, [M].
+    modality counts in averages, [M]. width_logits: of the modalities' shares of latent positions, [3] each, where
+    widths are adaptive; else empty.
     """
 
     z: dict[str, Tensor]
     projected: dict[str, Tensor]
     logits: dict[str, Tensor]
     share: Tensor
+    width_logits: tuple[Tensor, ...] = ()
 
 
 class AgentNetwork(nn.Module):
@@ -44,8 +47,8 @@ class AgentNetwork(nn.Module):
 
     Sub-modules carry the names that methods/ cuts into slices: `encoders.<key>.trunk`, `.unique_redundant`,
     `.synergistic`, `unique_heads.<key>`, `redundant_head`, `fusion`, `synergy_head`, `projectors`,
-    `modality_logits.<key>`. Each is drawn from a random stream of its own, f(seed, slice), so that all holders of a
-    slice start equal whatever else they hold, or, with `init: per-agent`, from f(seed, slice, agent id).
+    `modality_logits.<key>`, `widths.<key>`. Each is drawn from a random stream of its own, f(seed, slice), so that all
+    holders of a slice start equal whatever else they hold, or, with `init: per-agent`, from f(seed, slice, agent id).
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class AgentNetwork(nn.Module):
         self.pool = options.pool
         self.encoders = nn.ModuleDict()
         self.unique_heads = nn.ModuleDict()
+        adaptive = self.keys if isinstance(widths, AdaptiveWidths) else ()
+        self.widths = nn.ModuleDict({key: SoftWidths(widths.unique_redundant) for key in adaptive})
         for m, encoder, key in zip(agent.modalities, agent.encoders, self.keys, strict=True):
             with seeded(seed, f"encoder[{m}]", *own):
                 trunk = make_trunk(encoder, shapes[m])
-                unique_redundant = nn.Linear(trunk.width, widths.unique + widths.redundant)
+                unique_redundant = nn.Linear(trunk.width, widths.unique_redundant)
             with seeded(seed, f"synergy[{m}]", *own):
                 has_rows = multimodal or options.synergy_rows == "all"
                 synergistic = nn.Linear(trunk.width, widths.synergistic) if has_rows else None
@@ -106,13 +111,13 @@ class AgentNetwork(nn.Module):
         if self.fusion is not None and self.synergy_head is not None:
             logits["synergistic"] = self.synergy_head(self.fusion(z["synergistic"], share)).unsqueeze(0)
         projected = {t: projector(z[t]) for t, projector in self.projectors.items()}
-        return Output(z, projected, logits, share)
+        return Output(z, projected, logits, share, tuple(self.widths.parameters()))
 
     def latents(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The latent slices of every modality, by type [M, B, d]: all that heads and losses see of the samples."""
-        u, r, s = zip(
-            *(self.encoders[key](x[m]) for m, key in zip(self.modalities, self.keys, strict=True)), strict=True
-        )
+        masks = {key: widths() for key, widths in self.widths.items()}
+        cut = [self.encoders[key](x[m], masks.get(key)) for m, key in zip(self.modalities, self.keys, strict=True)]
+        u, r, s = zip(*cut, strict=True)
         z = {"unique": torch.stack(u), "redundant": torch.stack(r)}
         return z if self.synergy_head is None else z | {"synergistic": torch.stack(s)}
 
@@ -124,7 +129,7 @@ class AgentNetwork(nn.Module):
         return z["redundant"].new_full((M,), 1 / M)
 
 
-def make_projectors(widths: SliceWidths) -> nn.ModuleDict:
+def make_projectors(widths: SliceWidths | AdaptiveWidths) -> nn.ModuleDict:
     """A bias-free map per slice type to the widest of the widths, where nothing is lost."""
     own = {"unique": widths.unique, "redundant": widths.redundant, "synergistic": widths.synergistic}
     return nn.ModuleDict({t: nn.Linear(width, widths.widest, bias=False) for t, width in own.items()})

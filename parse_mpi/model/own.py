@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from parse_mpi.job import OwnEncoder
 from parse_mpi.model.shapes import Shape
@@ -88,17 +89,19 @@ def fault(encoder: OwnEncoder, shape: Shape, *, dtype: str, stacked: bool) -> st
     """
     try:
         trunk, again = _drawn(encoder, shape, dtype), _drawn(encoder, shape, dtype)
-        with torch.device("meta"):
-            OwnTrunk(encoder, shape)
+        with torch.device("meta"):  # as engines make it, which hand it the values of its parameters
+            skeleton = OwnTrunk(encoder, shape)
     except EncoderError as error:
         return str(error)
-    return _fault_of_module(trunk, again) or _fault_of_values(trunk, shape, dtype) or (
-        _fault_of_vmap(trunk, shape, dtype) if stacked else ""
+    return _fault_of_module(trunk, again) or _fault_of_values(trunk, skeleton, shape, dtype) or (
+        _fault_of_vmap(trunk, skeleton, shape, dtype) if stacked else ""
     )  # fmt: skip
 
 
 def _fault_of_module(trunk: OwnTrunk, again: OwnTrunk) -> str:
     """What is wrong before a sample has been seen."""
+    if lazy := [name for name, value in trunk.module.named_parameters() if is_lazy(value)]:
+        return f"its parameter {lazy[0]} has no shape before it has seen samples: make it from the shape of a sample"
     if buffers := [name for name, _ in trunk.module.named_buffers()]:
         listed = ", ".join(buffers)
         return f"its module has buffers ({listed}), which would neither mix nor be saved: GroupNorm has none"
@@ -110,7 +113,7 @@ def _fault_of_module(trunk: OwnTrunk, again: OwnTrunk) -> str:
     return ""
 
 
-def _fault_of_values(trunk: OwnTrunk, shape: Shape, dtype: str) -> str:
+def _fault_of_values(trunk: OwnTrunk, skeleton: OwnTrunk, shape: Shape, dtype: str) -> str:
     x = _samples(shape, dtype)
     try:
         out, repeated, alone = trunk(x), trunk(x), trunk(x[:1])
@@ -120,6 +123,10 @@ def _fault_of_values(trunk: OwnTrunk, shape: Shape, dtype: str) -> str:
         return (
             f"its module gives {list(out.shape)} for {SAMPLES} samples; with its width it is {[SAMPLES, trunk.width]}"
         )
+    try:
+        functional_call(skeleton, dict(trunk.named_parameters()), (x,))
+    except Exception as error:
+        return f"its module keeps tensors that are no parameters ({_told(error)}): make them where they are used"
     if not torch.equal(out, repeated):
         return "its module gives other values for the same samples the second time: leave dropout and noise out"
     if not torch.allclose(out[:1], alone, rtol=AGREEMENT, atol=AGREEMENT):
@@ -129,12 +136,12 @@ def _fault_of_values(trunk: OwnTrunk, shape: Shape, dtype: str) -> str:
     return ""
 
 
-def _fault_of_vmap(trunk: OwnTrunk, shape: Shape, dtype: str) -> str:
+def _fault_of_vmap(trunk: OwnTrunk, skeleton: OwnTrunk, shape: Shape, dtype: str) -> str:
     parameters = {name: torch.stack([value.detach()] * 2) for name, value in trunk.named_parameters()}
     x = _samples(shape, dtype)
 
     def call(values: dict[str, Tensor], samples: Tensor) -> Tensor:
-        out: Tensor = functional_call(trunk, values, (samples,))
+        out: Tensor = functional_call(skeleton, values, (samples,))
         return out
 
     say = "say `engine: loop`, or write it with operations that torch.vmap knows"

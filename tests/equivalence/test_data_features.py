@@ -45,8 +45,7 @@ def standardised(plan, dataset, m, first):
     held = np.concatenate([plan.samples[a.id][: first[a.id]] for a in plan.agents if m in a.modalities])
     x = dataset.modalities[m]
     wide = x[held].astype(np.float64)
-    scale = np.maximum(wide.std(0), 0.1 * np.sqrt(wide.var(0).mean()))
-    return (x - wide.mean(0).astype(np.float32)) / scale.astype(np.float32)
+    return ((x - wide.mean(0).astype(np.float32)) / wide.std(0).astype(np.float32)).clip(-10, 10)
 
 
 def seen(plan, agent, m, x, index):

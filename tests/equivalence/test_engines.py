@@ -80,3 +80,12 @@ def test_no_gradient_on_what_an_agent_does_not_hold(tmp_path, engine):
         for row, agent in enumerate(rows.agents.tolist()):
             assert bool(rows.gradients[row].any()) == (agent in mine)
     assert others
+
+
+@pytest.mark.parametrize("engine", ["loop", "stacked"])
+def test_agents_of_one_blueprint_share_a_skeleton(tmp_path, engine):
+    """Building one for each of a thousand agents would take longer than many rounds."""
+    trainer, plan, _ = make_trainer(tmp_path, {"engine": engine})
+    units = trainer.now.group.engine.units
+    assert sum(unit.index.numel() for unit in units) == len(plan.agents)
+    assert len({id(unit.network) for unit in units}) == len(plan.models) == 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from real_runs import differences, parameter_distance, result, train
-from small_jobs import write_dataset, write_job
+from small_jobs import ADAPTIVE, write_dataset, write_job
 
 from parse_mpi.storage.metrics import read_metrics
 
@@ -19,6 +19,7 @@ JOBS = {
             {"modalities": ["top"], "count": 3},
         ],
     },
+    "adaptive widths": {"method": {"slices": ADAPTIVE}, "train": {"order": "consensus"}},
     "three modalities, induced": {
         "topology": {"kind": "erdos-renyi", "probability": 0.5, "scope": "induced", "allow_disconnected": True},
         "agents": [{"modalities": kind, "count": 2} for kind in (["a"], ["b", "c"], ["a", "c"], ["a", "b", "c"])],

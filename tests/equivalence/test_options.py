@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from plain_parse import largest_difference
-from small_jobs import make_trainer, trainer_of, write_dataset, write_job
+from small_jobs import ADAPTIVE, make_trainer, trainer_of, write_dataset, write_job
 
 from parse_mpi.run.consensus import consensus_distances
 from parse_mpi.run.preemption import StopRequest
@@ -31,6 +31,19 @@ OPTIONS = {
     "adaptive beta": {"beta_schedule": {"kind": "adaptive", "every": 2, "decay": 0.5}},
     "adaptive shares": {"modality_weighting": "adaptive", "pool": "each"},
     "adaptive shares, attention": {"modality_weighting": "adaptive", "fusion": "attention"},
+    "adaptive widths": {"slices": ADAPTIVE},
+    "adaptive widths, gated, rows of all": {"slices": ADAPTIVE, "fusion": "gated", "synergy_rows": "all"},
+    "adaptive widths and shares, concat": {
+        "slices": ADAPTIVE,
+        "fusion": "concat",
+        "synergy_scope": "set",
+        "modality_weighting": "adaptive",
+    },
+    "adaptive widths and beta, attention": {
+        "slices": ADAPTIVE,
+        "fusion": "attention",
+        "beta_schedule": {"kind": "adaptive", "every": 2},
+    },
 }
 
 
@@ -65,7 +78,7 @@ def test_in_single_precision(tmp_path, engine):
 @pytest.mark.parametrize("engine", ["loop", "stacked"])
 def test_few_labels(tmp_path, engine):
     """With one label in five some batches have none."""
-    changes = changes_of(tmp_path, {}, data={"labelled_fraction": 0.2}, engine=engine)
+    changes = changes_of(tmp_path, {"slices": ADAPTIVE}, data={"labelled_fraction": 0.2}, engine=engine)
     trainer, *_ = make_trainer(tmp_path, changes)
     group = trainer.now.group
     position, mask = map(torch.from_numpy, group.sampler.batch(0))
@@ -111,6 +124,7 @@ def test_a_restart_goes_on_with_the_same_weights(tmp_path, kind):
     method = {"beta_schedule": {"kind": kind}, "fusion": "gated", "gate_sync": 3, "modality_weighting": "adaptive"}
     if kind == "adaptive":
         method["beta_schedule"]["every"] = 2
+        method["slices"] = ADAPTIVE
     changes = changes_of(tmp_path, method, evaluate={"every": 2})
     made = {}
     for name, stops in (("whole", (6,)), ("parts", (3, 6))):

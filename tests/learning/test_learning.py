@@ -12,6 +12,11 @@ from parse_mpi.data.pid import best_accuracy
 ROOT = Path(__file__).parents[2]
 REAL_DATA = ROOT.parent / "shared" / "data"
 SEEDS = (0, 1, 2)
+BUILT_IN = ("digits-quadrants",)
+SHORT_ROUNDS = {  # of jobs that have more in their files
+    "digits-quadrants": 40, "utd-mhad": 40, "utd-mhad-3": 40, "digits-av": 40, "mfeat": 40, "wikipedia": 80,
+    "digits-xor": 200, "dsa-2": 40, "dsa-3": 40, "dsa-6": 25, "dsa-9": 25, "dsa-15": 40,
+}  # fmt: skip
 POOLED = ("method.name=local", "data.partition={kind: iid}")  # one agent that has all training samples
 
 
@@ -20,7 +25,7 @@ def accuracy_by_kind(folder, job, *overrides):
     trainer, plan, _ = trainer_of(ROOT / "jobs" / f"{job}.yaml", folder, *overrides)
     for k in range(plan.job.train.rounds):
         trainer.train_round(k, False)
-    ensemble = trainer.evaluator.accuracy()[np.argsort(trainer.group.ids), 1, 0, 0]
+    ensemble = trainer.now.evaluator.accuracy()[np.argsort(trainer.now.group.ids), 1, 0, 0]
     return {"+".join(kind): ensemble[[a.id for a in plan.agents if a.modalities == kind]].mean() for kind in plan.kinds}
 
 
@@ -51,13 +56,16 @@ def test_every_kind_comes_within_two_points_of_the_best_on_generated_data(tmp_pa
         assert best_accuracy(source, kind.split("+")) - accuracy <= 0.02, kind
 
 
-@pytest.mark.parametrize("job", ["mfeat", "utd-mhad"])
-def test_ready_jobs_on_real_data_learn_far_more_than_local(tmp_path, monkeypatch, job):
-    if not REAL_DATA.is_dir():
+@pytest.mark.parametrize("job", SHORT_ROUNDS)
+def test_ready_jobs_learn_far_more_than_local_in_a_short_time(tmp_path, monkeypatch, job):
+    """Each kind of agent has more than local, on average 10 points; where the label is a parity, those with both."""
+    if not REAL_DATA.is_dir() and job not in BUILT_IN:
         pytest.skip(f"no data sets in {os.path.relpath(REAL_DATA, ROOT)}; they are not part of the project")
     monkeypatch.setenv("PARSE_MPI_DATA", str(REAL_DATA))
-    parse = accuracy_by_kind(tmp_path, job, "train.rounds=200")
-    local = accuracy_by_kind(tmp_path, job, "train.rounds=200", "method.name=local")
-    print(f"parse {parse}\nlocal {local}")
-    for kind in parse:
-        assert parse[kind] - local[kind] >= 0.10, kind
+    rounds = f"train.rounds={SHORT_ROUNDS[job]}"
+    parse = accuracy_by_kind(tmp_path, job, rounds)
+    local = accuracy_by_kind(tmp_path, job, rounds, "method.name=local")
+    print(f"{job}: parse {parse}\nlocal {local}")
+    gains = [parse[kind] - local[kind] for kind in parse if job != "digits-xor" or "+" in kind]
+    assert min(gains) > 0
+    assert np.mean(gains) >= 0.10
