@@ -30,7 +30,7 @@ from parse_mpi.methods.base import Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
 from parse_mpi.methods.sharing import slices_and_graphs
 from parse_mpi.model.encoder_problems import encoder_problems, own_sources
-from parse_mpi.population import Agent, make_agents
+from parse_mpi.population import Agent, Blueprint, make_agents
 from parse_mpi.topology.slice_graph import SliceGraph
 
 if TYPE_CHECKING:
@@ -97,11 +97,20 @@ class Plan:
     @cached_property
     def layouts(self) -> dict[str, SliceLayout]:
         """Parameters of each slice by name. Imports torch."""
+        return slice_layouts([(agent, self.skeletons[agent.blueprint]) for agent in self.models], self.slices)
+
+    @cached_property
+    def skeletons(self) -> dict[Blueprint, nn.Module]:
+        """Of every blueprint a network without values, for torch.func.functional_call. Imports torch."""
         import torch
 
         with torch.device("meta"):
-            models = [(agent, self.network(agent, seed=0)) for agent in self.models]
-        return slice_layouts(models, self.slices)
+            return {agent.blueprint: self.network(agent, seed=0) for agent in self.models}
+
+    @cached_property
+    def alignment_weights(self) -> dict[tuple[str, ...], float]:
+        """The factor in front of the alignment term for agents of every kind, before its schedule."""
+        return {kind: self.method.alignment_weight(kind, self.agents) for kind in self.kinds}
 
     def network(self, agent: Agent, seed: int) -> nn.Module:
         """The network of an agent at its initial values."""
@@ -150,7 +159,7 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     ]
     mixed = {spec.name: spec for slices, _ in tables for spec in slices if spec.graph}
     problems += _budget_problems(jobfile, list(mixed.values()))
-    wrong_options = dict.fromkeys(what for era in eras for what in method.problems(era.agents))
+    wrong_options = dict.fromkeys(what for era in eras for what in method.problems(era.agents, roster))
     problems += [Problem(jobfile.where("method"), what) for what in wrong_options]
     problems += encoder_problems(jobfile, roster, shapes)
     problems += _optimiser_problems(jobfile, *tables[0]) + ranks_problems

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from parse_mpi.job import Encoder, Job
 from parse_mpi.job.agents import AgentKind, Chosen, Share
 from parse_mpi.seeding import stream
+
+Blueprint: TypeAlias = tuple[tuple[str, ...], tuple[Encoder, ...]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Agent:
         return "+".join(self.modalities)
 
     @property
-    def blueprint(self) -> tuple[tuple[str, ...], tuple[Encoder, ...]]:
+    def blueprint(self) -> Blueprint:
         """Agents with the same blueprint have networks of the same shape."""
         return self.modalities, self.encoders
 

@@ -23,13 +23,17 @@ BASE = {
 }
 
 
+# Adaptive widths in the place of BASE's.
+ADAPTIVE = {"unique": None, "redundant": None, "synergistic": None, "total": 10, "adapt": {"every": 2, "start": 1}}
+
+
 def merged(base, changes):
-    """`base` with `changes` laid over it, mapping by mapping."""
+    """`base` with `changes` laid over it, mapping by mapping; None takes a key away."""
     result = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else value
-    return result
+    return {key: value for key, value in result.items() if value is not None}
 
 
 def write_job(folder: Path, changes=None) -> Path:

@@ -118,14 +118,14 @@ def _read_tables(file: Any, problems: list[str]) -> _Tables:
 
 
 def _find_modalities(file: Any, problems: list[str]) -> dict[str, Any]:
-    """The usable data sets of /modalities by name, unread."""
+    """The usable data sets of /modalities, unread, in the order of their names, whatever order the file keeps."""
     group = _open_child(file, "modalities", h5py.Group, problems)
     if group is None:
         return {}
     if len(group) == 0:
         problems.append("/modalities: holds no data set")
     found = {}
-    for name in group:
+    for name in sorted(group, key=str):
         if isinstance(name, bytes):  # how h5py hands over what isn't UTF-8
             problems.append(f"/modalities: holds the name {name!r}, which isn't UTF-8")
             continue

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from parse_mpi.data.dataset import SampleArray, in_blocks
 
-SMALLEST_SCALE = 0.1  # [R] as a share of the modality's root mean square standard deviation
+FARTHEST = 10.0  # [R] standard deviations from the mean; a value beyond is taken as that far away
 ROUNDING_ERROR = 1e-12  # of a variance relative to the squared mean, after summing squares in float64
 
 
@@ -28,15 +28,15 @@ def moments(samples: SampleArray, index: NDArray[np.int64]) -> tuple[int, NDArra
 def standardise(
     count: int, total: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and scale per feature, float32 of the sample's shape, for (x - mean) / scale; `count` is at least 1.
+    """Mean and scale per feature, float32 of the sample's shape, for (x - mean) / scale within `FARTHEST`.
 
-    The scale is the standard deviation, but at least a tenth of the modality's root mean square standard deviation,
-    so that a feature that hardly varies in training does not explode in a test sample. A modality in which no feature
-    varies is only centred (scale 1).
+    count: of the samples that were summed, at least 1.
+
+    The scale is the feature's own standard deviation, since features of one modality may have different units. That of
+    a feature which does not vary is infinite: it says nothing, and becomes 0 in every sample.
     """
     mean = total / count
     variance = squares / count - np.square(mean)
-    variance = np.where(variance > ROUNDING_ERROR * np.square(mean), variance, 0.0)
-    floor = SMALLEST_SCALE * np.sqrt(variance.mean())
-    scale = np.maximum(np.sqrt(variance), floor) if floor > 0 else np.ones_like(variance)
+    varies = variance > ROUNDING_ERROR * np.square(mean)
+    scale = np.sqrt(np.where(varies, variance, np.inf))
     return mean.astype(np.float32), scale.astype(np.float32)

@@ -95,6 +95,11 @@ def _shard_owners(
 ) -> NDArray[np.int64]:
     """Samples sorted by class are cut into shards of as equal size as can be, and each agent gets `shards` of them
     (McMahan et al. 2017)."""
+    if agent_count * shards > len(labels_N):
+        raise DataError(
+            f"{agent_count} agents with {counted(shards, 'shard')} each need {agent_count * shards} training samples, "
+            f"the data set has {len(labels_N)}: use fewer agents or a smaller data.partition.shards"
+        )
     owner_S = stream(seed, "partition-shards").permutation(np.repeat(np.arange(agent_count), shards))
     by_class_N = order_N[np.argsort(labels_N[order_N], kind="stable")]
     owner_N = np.empty(len(labels_N), dtype=np.int64)

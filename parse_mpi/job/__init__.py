@@ -15,7 +15,7 @@ from parse_mpi.job.base import Section
 from parse_mpi.job.data import Data, DigitsSource, Hdf5Source, Partition, PidSource, PidSourceKey, PoorSensor, Stream
 from parse_mpi.job.encoder import Conv1dEncoder, Conv2dEncoder, Encoder, EncoderByShape, MlpEncoder, OwnEncoder
 from parse_mpi.job.events import Event
-from parse_mpi.job.method import LocalMethod, Method, Network, ParseMethod, SliceWidths
+from parse_mpi.job.method import AdaptiveWidths, LocalMethod, Method, Network, ParseMethod, SliceWidths
 from parse_mpi.job.topology import GRAPH_KINDS, Topology
 from parse_mpi.job.train import (
     AdamWOptimiser,
@@ -33,6 +33,7 @@ from parse_mpi.job.train import (
 __all__ = [
     "GRAPH_KINDS",
     "AdamWOptimiser",
+    "AdaptiveWidths",
     "AgentKind",
     "Checkpoint",
     "Conv1dEncoder",
@@ -110,7 +111,7 @@ class Job(Section):
     @classmethod
     def _some_optimisers_need_one_population(cls, train: Train, others: ValidationInfo) -> Train:
         if train.optimiser.name in NEED_EVERYTHING and others.data.get("events"):
-            raise ValueError(f"{train.optimiser.name} needs the same agents and links in all rounds; leave `events` out")
+            raise ValueError(f"{train.optimiser.name} needs the same agents and links in all rounds; leave events out")
         return train
 
     @field_validator("exchange")

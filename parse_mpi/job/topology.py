@@ -59,7 +59,7 @@ class Topology(Section):
 
     kind: Kind
     scope: Literal["overlay", "induced"] = "overlay"
-    probability: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    probability: Annotated[float, Field(ge=1e-12, le=1.0)] | None = None
     degree: Annotated[int, Field(ge=2, le=10_000)] | None = None
     edges: Annotated[tuple[tuple[Id, Id], ...], Field(min_length=1, max_length=20_000)] | None = None
     directed: bool | None = None
@@ -68,6 +68,11 @@ class Topology(Section):
     budget: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     lazy: bool = False
     allow_disconnected: bool = False
+
+    @property
+    def needs_all_links(self) -> bool:
+        """Whether weights are fixed: with one of its links gone an agent would give away more than it gets."""
+        return bool(self.directed) or self.kind in ("one-peer-exponential", "base-k")
 
     @field_validator("edges")
     @classmethod
@@ -105,7 +110,7 @@ class Topology(Section):
             raise ValueError(
                 "an edge list names agents, so it can only be cut down to the holders of a slice: say scope: induced"
             )
-        if self.scope == "induced" and (self.directed or self.kind in ("one-peer-exponential", "base-k")):
+        if self.scope == "induced" and self.needs_all_links:
             raise ValueError(f"{self.kind} can't be induced: {WHY_NOT_INDUCED}")
         return self
 

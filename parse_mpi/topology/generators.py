@@ -94,12 +94,18 @@ def _erdos_renyi(count: int, spec: Topology, seed: int) -> Pairs:
 
 
 def _random_regular(count: int, spec: Topology, seed: int) -> Pairs:
-    """Among few holders all others; one degree less where an odd number of holders can't have an odd degree."""
+    """Among few holders all others; one degree less where an odd number of holders can't have an odd degree.
+
+    A dense graph is what a sparse one leaves of all pairs, as networkx would search for it for minutes.
+    """
     import networkx
 
     assert spec.degree is not None
     degree = min(spec.degree, count - 1)
-    return _edges_of(networkx.random_regular_graph(degree - count * degree % 2, count, seed))
+    degree -= count * degree % 2
+    if degree <= count // 2:
+        return _edges_of(networkx.random_regular_graph(degree, count, seed))
+    return _edges_of(networkx.complement(networkx.random_regular_graph(count - 1 - degree, count, seed)))
 
 
 def _small_world(count: int, spec: Topology, seed: int) -> Pairs:

@@ -182,10 +182,6 @@ def slice_graph(
     if not all(sorted_groups) or not set(holders) <= set(range(agent_count)):
         raise ValueError(f"graph {name}: a group is empty or has an id outside 0 .. {agent_count - 1}")
     cut = frozenset((min(link), max(link)) for link in without)
-    if cut and (spec.directed or spec.kind in ("one-peer-exponential", "base-k")):
-        raise ValueError(
-            f"cutting a link needs an undirected topology whose weights follow from the links that are left, and "
-            f"{spec.kind} has fixed ones: without one link its agents would give away more than they get. Take another "
-            "kind of topology, for example static-exponential with directed: false"
-        )
+    if cut and spec.needs_all_links:
+        raise ValueError(f"graph {name}: links of {spec.kind} can't be cut, its weights are fixed")
     return SliceGraph(name, sorted_groups, spec, seed, agent_count, cut)

@@ -32,10 +32,11 @@ def main(device):
 
 def check_buffers(exchange, device):
     """Buffers that MPI reads and writes are host memory, pinned for a GPU; returns how many rows were sent."""
-    for buffer in (exchange._send, exchange._receive):
-        assert buffer.device.type == "cpu"
-        assert len(buffer) == 0 or buffer.is_pinned() == device.startswith("cuda")
-    return len(exchange._send)
+    for flight in exchange.flights:
+        for buffer in (flight._send, flight._receive):
+            assert buffer.device.type == "cpu"
+            assert len(buffer) == 0 or buffer.is_pinned() == device.startswith("cuda")
+    return sum(len(flight._send) for flight in exchange.flights)
 
 
 main(sys.argv[1])

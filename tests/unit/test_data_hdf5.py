@@ -55,6 +55,19 @@ def problem_of(path: Path) -> str:
     return str(caught.value)
 
 
+def test_the_order_in_which_a_file_keeps_its_modalities_does_not_count(path: Path) -> None:
+    """It would decide where `concat` puts them, and a digest that does not know it would let such a run resume."""
+    other = path.with_name("other.h5")
+    with h5py.File(path) as file, h5py.File(other, "w") as copy:
+        group = copy.create_group("modalities", track_order=True)
+        for name in ("sound", "image"):
+            group[name] = file[f"modalities/{name}"][()]
+        for name in ("labels", "split"):
+            copy[name] = file[name][()]
+        assert list(group) == ["sound", "image"]
+    assert list(read_dataset(other).modalities) == list(read_dataset(path).modalities) == ["image", "sound"]
+
+
 def test_a_good_file_is_read_as_it_is(path: Path) -> None:
     dataset = read_dataset(path)
     with h5py.File(path) as file:

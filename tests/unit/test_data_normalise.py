@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from parse_mpi.agents.samples import Standardisation
 from parse_mpi.data import dataset
 from parse_mpi.data.normalise import moments, standardise
+
+
+def fitted(x: NDArray[np.float32]) -> Standardisation:
+    mean, scale = standardise(*moments(x, np.arange(len(x))))
+    return Standardisation({"m": mean}, {"m": scale})
 
 
 @given(
@@ -38,22 +45,25 @@ def test_moments_are_float64_and_keep_the_sample_shape() -> None:
     np.testing.assert_allclose(squares, 1e5 * np.float64(np.float32(0.1)) ** 2, rtol=1e-10)
 
 
-def test_features_that_hardly_vary_are_floored_at_a_tenth_of_the_root_mean_square() -> None:
-    x = np.zeros((1000, 4), dtype=np.float32)
-    x[::2, 0], x[1::2, 0] = 4, -4
-    x[0, 1] = 0.01
-    mean, scale = standardise(*moments(x, np.arange(len(x))))
-    floor = 0.1 * np.sqrt((16 + x[:, 1].var()) / 4)
-    np.testing.assert_allclose(scale, [4, floor, floor, floor], rtol=1e-5)
-    np.testing.assert_allclose(mean, [0, 1e-5, 0, 0], atol=1e-9)
+def test_every_feature_has_its_own_scale_whatever_its_unit() -> None:
+    x = np.zeros((1000, 3), dtype=np.float32)
+    x[::2], x[1::2] = [4000, 4, 0.004], [-4000, -4, -0.004]
+    scaling = fitted(x)
+    np.testing.assert_allclose(scaling.scale["m"], [4000, 4, 0.004], rtol=1e-6)
+    np.testing.assert_allclose(np.abs(scaling.apply("m", x)), 1, rtol=1e-6)
 
 
-@given(value=st.floats(-1e6, 1e6, width=32), count=st.integers(1, 3000))
-def test_a_constant_modality_is_only_centred(value: float, count: int) -> None:
-    x = np.full((count, 5), value, dtype=np.float32)
-    mean, scale = standardise(*moments(x, np.arange(len(x))))
-    np.testing.assert_array_equal((x - mean) / scale, 0)
-    np.testing.assert_array_equal(scale, 1)
+def test_a_value_unlike_any_in_training_is_at_most_ten_standard_deviations_away() -> None:
+    x = np.zeros((1000, 2), dtype=np.float32)
+    x[::2], x[1::2] = 1, -1
+    new = np.array([[12, 9], [-3e38, -9]], dtype=np.float32)
+    np.testing.assert_allclose(fitted(x).apply("m", new), [[10, 9], [-10, -9]], rtol=1e-6)
+
+
+@given(value=st.floats(-1e6, 1e6, width=32), count=st.integers(1, 3000), new=st.floats(-1e6, 1e6, width=32))
+def test_a_feature_that_never_varied_is_zero_in_every_sample(value: float, count: int, new: float) -> None:
+    scaling = fitted(np.full((count, 5), value, dtype=np.float32))
+    np.testing.assert_array_equal(scaling.apply("m", np.full((3, 5), new, dtype=np.float32)), 0)
 
 
 def test_moments_in_small_blocks_are_those_of_the_whole(monkeypatch) -> None:

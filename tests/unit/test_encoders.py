@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,10 @@ class Flat(nn.Module):
             self.map.bias.data.fill_(next(COUNT))
         if "width" in wrong:
             self.width = wrong["width"]
+        if "lazy" in wrong:
+            self.map = nn.LazyLinear(width)
+        self.scale = torch.ones(width) if "constant" in wrong else 1.0
+        self.recurrent = nn.GRU(values, width) if "recurrent" in wrong else None
 
     def forward(self, x):
         if "detach" in self.wrong:
@@ -310,7 +315,9 @@ class Flat(nn.Module):
             return x
         if "mean" in self.wrong:
             x = x - x.mean(0)
-        return self.norm(self.map(x.flatten(1))).relu()
+        if self.recurrent is not None:
+            return self.recurrent(x.flatten(1).unsqueeze(0))[0].squeeze(0)
+        return self.norm(self.map(x.flatten(1)) * self.scale).relu()
 
 def make(shape, width=6, **wrong):
     if "error" in wrong:
@@ -382,6 +389,8 @@ def test_a_function_of_an_installed_module_will_do(tmp_path, monkeypatch):
         ({"buffer": 1}, "has buffers (norm.running_mean, norm.running_var, norm.num_batches_tracked)"),
         ({"frozen": 1}, "its parameter map.bias asks for no gradient"),
         ({"random": 1}, "its parameter map.bias starts elsewhere each time"),
+        ({"lazy": 1}, "its parameter map.weight has no shape before it has seen samples"),
+        ({"constant": 1}, "keeps tensors that are no parameters (RuntimeError: "),
         ({"dropout": 1}, "other values for the same samples the second time: leave dropout and noise out"),
         ({"batch": 1}, "on one of them: ValueError: Expected more than 1 value per channel when training"),
         ({"mean": 1}, "depends on the others in the batch: normalise each by itself"),
@@ -395,6 +404,14 @@ def test_an_own_encoder_that_can_not_serve_is_refused(tmp_path, options, what):
     assert "top:" in (tmp_path / "job.yaml").read_text().splitlines()[line - 1]
     assert said.startswith("`encoders.top` can't serve for modality 'top': ")
     assert what in said
+
+
+def test_layers_may_give_several_tensors(tmp_path):
+    own = {"kind": "own", "factory": "my_encoders.make", "options": {"recurrent": 1}}
+    own_job(tmp_path)
+    trainer, plan, _ = make_trainer(tmp_path, {"encoders": {"top": own}, "engine": "loop"})
+    trainer.train_round(0, False)
+    assert values_of_a_sample(plan, plan.agents[0])[1] == 32  # the sample itself; the GRU gives 6 and a state of 6
 
 
 def test_one_agent_at_a_time_may_branch(tmp_path):
@@ -426,3 +443,15 @@ def test_one_agent_at_a_time_may_branch(tmp_path):
 def test_a_file_that_can_not_serve_is_refused(tmp_path, factory, text, what):
     [(_, said, _)] = problems(own_job(tmp_path, factory, text))
     assert what in said
+
+
+def test_the_example_of_the_documentation_works(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
+    module, job = (
+        re.search(rf"```{kind}\n(.*?)```", page[page.index("## An encoder") :], re.S) for kind in ("python", "yaml")
+    )
+    (tmp_path / "my_encoders.py").write_text(module[1])
+    path = write_job(tmp_path)
+    path.write_text(path.read_text() + job[1])
+    plan = plan_of(path)
+    assert plan.network(plan.agents[0], 0).encoders["m_top"].trunk.width == 32

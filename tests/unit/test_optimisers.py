@@ -139,7 +139,7 @@ def test_bad_agents_keep_every_bit_and_the_others_step_as_without_them(case, age
     finite = torch.tensor([agent not in lost for agent in range(agents)])
     expected = finite.clone()
     expected[[min(agent, agents - 1) for agent, _ in bad]] = False
-    guarded_step(optimiser, [(rows, torch.arange(agents))], finite)
+    guarded_step([(optimiser, rows, torch.arange(agents))], finite)
     assert torch.equal(finite, expected)
     for name, matrix in rows.matrices().items():
         assert torch.equal(matrix[~finite], before.matrices()[name][~finite])
@@ -152,7 +152,7 @@ def test_an_agent_whose_loss_was_not_finite_is_kept_in_every_slice():
     optimiser, first = make_rows(EVERY["heavy ball"])
     (_, second), (_, before) = make_rows(EVERY["heavy ball"]), make_rows(EVERY["heavy ball"])
     finite = torch.tensor([True, True, False])
-    guarded_step(optimiser, [(first, torch.arange(3)), (second, torch.tensor([2, 0, 1]))], finite)
+    guarded_step([(optimiser, first, torch.arange(3)), (optimiser, second, torch.tensor([2, 0, 1]))], finite)
     assert torch.equal(first.local[2], before.local[2])
     assert torch.equal(second.local[0], before.local[0])
     assert not torch.equal(second.local[2], before.local[2])
@@ -167,7 +167,7 @@ def test_the_largest_gradients_that_are_let_through_leave_everything_finite(case
     for k in range(50):
         optimiser.before_round(rows)
         rows.gradients.fill_(LARGEST_GRADIENT if k % 2 else -LARGEST_GRADIENT)
-        guarded_step(optimiser, [(rows, torch.arange(3))], finite)
+        guarded_step([(optimiser, rows, torch.arange(3))], finite)
         optimiser.after_mix(rows)
     assert finite.all()
     assert all(torch.isfinite(matrix).all() for matrix in rows.matrices().values())

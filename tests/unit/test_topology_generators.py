@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from parse_mpi.job import Topology
 from parse_mpi.topology.generators import GENERATORS, draw_edges, exponential_hops
@@ -85,6 +86,12 @@ def test_erdos_renyi_is_what_networkx_draws(count: int, probability: float, seed
     assert draw("erdos-renyi", tuple(range(count)), seed, probability=probability) == edges_of(expected)
 
 
+def test_a_probability_that_could_never_link_anybody_is_refused() -> None:
+    assert draw("erdos-renyi", tuple(range(40)), probability=1e-12) == []
+    with pytest.raises(ValidationError, match="greater than or equal to"):
+        Topology(kind="erdos-renyi", probability=1e-13)
+
+
 def test_erdos_renyi_links_each_pair_with_the_probability() -> None:
     members, draws = (0, 2, 3, 7, 8, 9), 1000
     counts = Counter(edge for seed in range(draws) for edge in draw("erdos-renyi", members, seed))
@@ -101,6 +108,14 @@ def test_random_regular_graphs_are_regular_where_they_can_be(count: int, degree:
         agent for edge in draw("random-regular", tuple(range(count)), seed, degree=degree) for agent in edge
     )
     assert [degrees[agent] for agent in range(count)] == [expected] * count
+
+
+@pytest.mark.parametrize(("count", "degree"), [(60, 57), (200, 190)])
+def test_dense_random_regular_graphs_are_drawn_without_a_long_search(count: int, degree: int) -> None:
+    drawn = [draw("random-regular", tuple(range(count)), seed, degree=degree) for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+    for edges in drawn:
+        assert set(Counter(agent for edge in edges for agent in edge).values()) == {degree}
 
 
 @given(st.integers(1, 40), st.sampled_from([2, 4, 6]), st.integers(0, 2**63))
