@@ -6,9 +6,7 @@ parameter shapes (`Plan.layouts`), which are worked out on first use.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +19,8 @@ from parse_mpi.data.arrival import arrival_order
 from parse_mpi.data.dataset import TRAIN, Dataset
 from parse_mpi.data.partition import partition
 from parse_mpi.data.sensors import Sensor, poor_sensors
-from parse_mpi.eras import Era, everyone, make_eras
-from parse_mpi.errors import DataError, JobError, Problem, counted
+from parse_mpi.eras import everyone, make_eras
+from parse_mpi.errors import DataError, JobError, Problem
 from parse_mpi.job import Job
 from parse_mpi.jobfile import JobFile, job_digest
 from parse_mpi.methods import make_method
@@ -30,14 +28,12 @@ from parse_mpi.methods.base import Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
 from parse_mpi.methods.sharing import slices_and_graphs
 from parse_mpi.model.encoder_problems import encoder_problems, own_sources
+from parse_mpi.planproblems import agent_problems, budget_problems, graph_problems, optimiser_problems, rank_problems
 from parse_mpi.population import Agent, Blueprint, make_agents
 from parse_mpi.topology.slice_graph import SliceGraph
 
 if TYPE_CHECKING:
     from torch import nn
-
-MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-D2_LOWEST = -1 / 3 + 1e-6  # rings of an even number of agents have -1/3, give or take rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +135,8 @@ class Plan:
 def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     """Build the plan, or raise JobError with every problem that only data, graphs or ranks can show."""
     job = jobfile.job
-    ranks_problems = _rank_problems(sum(entry.count for entry in job.agents), ranks)
-    if problems := _agent_problems(jobfile, dataset):
+    ranks_problems = rank_problems(sum(entry.count for entry in job.agents), ranks)
+    if problems := agent_problems(jobfile, dataset):
         raise JobError(problems + ranks_problems)
     modalities = list(dataset.modalities)
     agents = make_agents(job, modalities)
@@ -155,14 +151,14 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     problems = [
         problem
         for era, (_, graphs) in zip(eras, tables, strict=True)
-        for problem in _graph_problems(jobfile, era, graphs)
+        for problem in graph_problems(jobfile, era, graphs)
     ]
     mixed = {spec.name: spec for slices, _ in tables for spec in slices if spec.graph}
-    problems += _budget_problems(jobfile, list(mixed.values()))
+    problems += budget_problems(jobfile, list(mixed.values()))
     wrong_options = dict.fromkeys(what for era in eras for what in method.problems(era.agents, roster))
     problems += [Problem(jobfile.where("method"), what) for what in wrong_options]
     problems += encoder_problems(jobfile, roster, shapes)
-    problems += _optimiser_problems(jobfile, *tables[0]) + ranks_problems
+    problems += optimiser_problems(jobfile, *tables[0]) + ranks_problems
     samples: tuple[NDArray[np.int64], ...] = ()
     try:
         samples = _deal_samples(job, dataset, len(agents))
@@ -233,104 +229,3 @@ def _digest(job: Job, dataset: Dataset, samples: Sequence[NDArray[np.int64]], so
     total = hashlib.sha256(settled.encode())
     total.update(np.concatenate(samples).astype("<i8").tobytes())
     return total.hexdigest()
-
-
-def _agent_problems(jobfile: JobFile, dataset: Dataset) -> list[Problem]:
-    known = list(dataset.modalities)
-    problems = [
-        Problem(jobfile.where("data", "source"), f"modality name {m!r} can't name an HDF5 group and a parameter",
-                "use letters, digits, _ and -, beginning with a letter")
-        for m in known
-        if not MODALITY_NAME.fullmatch(m)
-    ]  # fmt: skip
-    for k, entry in enumerate(jobfile.job.agents):
-        for m in entry.modalities:
-            if m not in known:
-                close = difflib.get_close_matches(m, known, 1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                problems.append(
-                    Problem(
-                        jobfile.where("agents", k, "modalities"),
-                        f"no data for modality {m!r}",
-                        f"{hint}{dataset.name} holds {', '.join(known)}",
-                    )
-                )
-    return problems
-
-
-def _graph_problems(jobfile: JobFile, era: Era, graphs: Mapping[str, SliceGraph]) -> list[Problem]:
-    if jobfile.job.topology.allow_disconnected or era.cut_links:  # who cuts a link knows that a graph may fall apart
-        return []
-    when = f" after round {era.start}" if era.start else ""
-    problems = []
-    for graph in graphs.values():
-        for group, components in graph.disconnected_groups():
-            listed = "; ".join(_brief(component) for component in components[:4])
-            more = f"; and {len(components) - 4} more" if len(components) > 4 else ""
-            problems.append(
-                Problem(
-                    jobfile.where("topology"),
-                    f"graph {graph.name!r} of {len(group)} agents falls apart{when} into {len(components)} components: "
-                    f"{listed}{more}",
-                    "agents in different components never learn from each other: use scope: overlay or a denser "
-                    "graph, or say allow_disconnected: true",
-                )
-            )
-    return problems
-
-
-def _optimiser_problems(
-    jobfile: JobFile, slices: Sequence[SliceSpec], graphs: Mapping[str, SliceGraph]
-) -> list[Problem]:
-    """D^2 is made for one symmetric W, and stable where all its eigenvalues are above -1/3."""
-    if jobfile.job.train.optimiser.name != "d2":
-        return []
-    if any(graph.directed or not graph.static for graph in graphs.values()):
-        what = (
-            f"d2 needs one symmetric mixing matrix for all rounds; topology.kind {jobfile.job.topology.kind} has none"
-        )
-        where = jobfile.where("train", "optimiser", "name")
-        return [Problem(where, what, "choose a kind of static undirected graph, or gradient-tracking")]
-    if rare := [spec.name for spec in slices if spec.every > 1]:
-        where = jobfile.where("train", "optimiser", "name")
-        return [
-            Problem(where, f"d2 mixes in every round, {', '.join(rare)} does not", "say method.gate_sync: every-round")
-        ]
-    lowest = {graph.name: graph.smallest_eigenvalue() for graph in graphs.values()}
-    return [
-        Problem(
-            jobfile.where("topology"),
-            f"d2 diverges on graph {name!r}: the smallest eigenvalue of its W is {value:.3f}, it must be above -1/3",
-            "say topology.lazy: true, which mixes with (I + W) / 2",
-        )
-        for name, value in lowest.items()
-        if value <= D2_LOWEST
-    ]
-
-
-def _budget_problems(jobfile: JobFile, slices: Sequence[SliceSpec]) -> list[Problem]:
-    """A budget gives columns their turns itself, and every slice needs room for a column and for rounding."""
-    budget_bytes = jobfile.job.exchange.budget_bytes_per_link
-    if budget_bytes is None:
-        return []
-    where, found = jobfile.where("exchange", "budget_bytes_per_link"), []
-    least = 2 * np.dtype(jobfile.job.dtype).itemsize * len(slices)
-    if budget_bytes < least:
-        what = f"{budget_bytes} bytes are too few for {counted(len(slices), 'slice')} that may share a link"
-        found.append(Problem(where, what, f"use {least} or more"))
-    if rare := [spec.name for spec in slices if spec.every > 1]:
-        what = f"{', '.join(rare)} mixes every few rounds only, which a budget can't plan"
-        found.append(Problem(where, what, "say method.gate_sync: every-round or local"))
-    return found
-
-
-def _brief(agents: Sequence[int]) -> str:
-    head = ", ".join(map(str, agents[:6]))
-    return f"{{{head}{', …' if len(agents) > 6 else ''}}} ({len(agents)})"
-
-
-def _rank_problems(agent_count: int, ranks: int) -> list[Problem]:
-    if 1 <= ranks <= agent_count:
-        return []
-    what = f"{counted(ranks, 'rank')} can't share {counted(agent_count, 'agent')}: every rank hosts at least one"
-    return [Problem("ranks", what, f"start 1 to {agent_count} ranks, or raise the agents' counts")]

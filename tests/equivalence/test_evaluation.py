@@ -8,7 +8,7 @@ from small_jobs import make_trainer
 
 from parse_mpi.data.dataset import TEST, VALIDATION
 from parse_mpi.model.heads import prediction_names
-from parse_mpi.run.evaluation import components, consensus_distances
+from parse_mpi.run.consensus import components, consensus_distances
 
 
 @pytest.mark.parametrize("engine", ["loop", "stacked"])
@@ -18,7 +18,7 @@ def test_accuracy_equals_that_of_plain_modules(tmp_path, engine):
     for k in range(4):
         trainer.train_round(k, False)
         plain.round(k)
-    made = trainer.evaluator.accuracy()[np.argsort(trainer.group.ids)]
+    made = trainer.now.evaluator.accuracy()[np.argsort(trainer.now.group.ids)]
     names = prediction_names(list(plan.shapes))
     for agent in plan.agents:
         for split, index in enumerate((dataset.indices(VALIDATION), dataset.indices(TEST))):
@@ -39,17 +39,14 @@ def test_accuracy_equals_that_of_plain_modules(tmp_path, engine):
 
 def test_consensus_distance_is_zero_at_the_start_and_counts_all_agents_later(tmp_path):
     trainer, plan, dataset = make_trainer(tmp_path, {"dtype": "float64"})
-    assert not consensus_distances(trainer.world, plan, trainer.group).any()
+    assert not any(consensus_distances(trainer.world, plan, trainer.now.group).values())
     plain = PlainParse(plan, dataset)
     for k in range(3):
         trainer.train_round(k, False)
         plain.round(k)
-    made = dict(
-        zip(
-            [name for name, _ in components(plan)], consensus_distances(trainer.world, plan, trainer.group), strict=True
-        )
-    )
-    for name, distance in made.items():
+    made = consensus_distances(trainer.world, plan, trainer.now.group)
+    assert list(made) == components(plan)
+    for (name, _), distance in made.items():
         x = plain.parameters(name)
         expected = np.sqrt(np.square(x - x.mean(0)).sum(1).mean()) / np.linalg.norm(x.mean(0))
         assert distance == pytest.approx(expected, rel=1e-9)

