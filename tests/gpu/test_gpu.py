@@ -20,8 +20,8 @@ from parse_mpi.exchange import mixing
 from parse_mpi.exchange.routing import make_route
 from parse_mpi.exchange.world import World
 from parse_mpi.job import Topology
+from parse_mpi.run.consensus import consensus_distances
 from parse_mpi.run.doctor import check_torch
-from parse_mpi.run.evaluation import consensus_distances
 from parse_mpi.storage.metrics import read_metrics
 from parse_mpi.topology.slice_graph import slice_graph
 
@@ -72,7 +72,7 @@ def test_engines_equal_plain_modules_on_the_cpu(tmp_path, engine, dtype, job):
     for k in range(20):
         trainer.train_round(k, False)
         plain.round(k)
-    for name, rows in trainer.group.slices.items():
+    for name, rows in trainer.now.group.slices.items():
         assert str(rows.source.device) == GPU
         mine, expected = rows.local.double().cpu().numpy()[np.argsort(rows.agents)], plain.parameters(name)
         assert np.linalg.norm(mine - expected) <= BOUNDS[dtype] * np.linalg.norm(expected), name
@@ -85,7 +85,8 @@ def test_evaluation_equals_that_on_the_cpu(tmp_path, engine):
         trainer, plan, _ = make_trainer(tmp_path, {"engine": engine, "dtype": "float64"}, device=device)
         for k in range(4):
             trainer.train_round(k, False)
-        made.append((trainer.evaluator.accuracy(), consensus_distances(trainer.world, plan, trainer.group)))
+        distances = consensus_distances(trainer.world, plan, trainer.now.group)
+        made.append((trainer.now.evaluator.accuracy(), list(distances.values())))
     (accuracy, distance), (accuracy_gpu, distance_gpu) = made
     np.testing.assert_array_equal(accuracy_gpu, accuracy)
     np.testing.assert_allclose(distance_gpu, distance, rtol=1e-9)
@@ -132,7 +133,7 @@ def test_memory_does_not_grow_over_rounds(tmp_path):
         torch.cuda.reset_peak_memory_stats(GPU)
         for k in rounds:
             trainer.train_round(k, False)
-            trainer.evaluator.accuracy()
+            trainer.now.evaluator.accuracy()
         return torch.cuda.memory_allocated(GPU), torch.cuda.max_memory_allocated(GPU), torch.cuda.memory_reserved(GPU)
 
     used(range(10))  # what cuBLAS and the allocator take once

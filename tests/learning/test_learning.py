@@ -15,7 +15,7 @@ SEEDS = (0, 1, 2)
 BUILT_IN = ("digits-quadrants",)
 SHORT_ROUNDS = {  # of jobs that have more in their files
     "digits-quadrants": 40, "utd-mhad": 40, "utd-mhad-3": 40, "digits-av": 40, "mfeat": 40, "wikipedia": 80,
-    "digits-xor": 200, "dsa-2": 40, "dsa-3": 40, "dsa-6": 25, "dsa-9": 25, "dsa-15": 40,
+    "digits-xor": 200, "dsa-2": 40, "dsa-3": 40, "dsa-6": 25, "dsa-9": 25, "dsa-15": 60,
 }  # fmt: skip
 POOLED = ("method.name=local", "data.partition={kind: iid}")  # one agent that has all training samples
 
