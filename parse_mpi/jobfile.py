@@ -246,7 +246,10 @@ def _concerns(wrong: KeyPath, section: KeyPath, lines: Mapping[KeyPath, str]) ->
     if wrong[: len(section)] == section[:depth]:
         return True
     is_sibling = wrong[:-1] == section[: depth - 1] and section[:depth] not in lines
-    return is_sibling and wrong not in key_paths(Job)
+    if not is_sibling or wrong in key_paths(Job):
+        return False
+    may_be_absent = section in DECIDE_FAMILIES
+    return not may_be_absent or bool(get_close_matches(str(wrong[-1]), [str(section[-1])]))
 
 
 def _with_stand_ins(value: Value, any_graphs: bool, any_partition: bool) -> Value:

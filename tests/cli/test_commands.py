@@ -227,7 +227,7 @@ def test_check_explains_what_only_data_graphs_and_ranks_show(tmp_path):
 def test_plan_shows_slices_graphs_links_ranks_and_the_best_accuracy(tmp_path):
     code, out, _ = parse_mpi("plan", "jobs/pid.yaml", "-n", 3)
     assert code == 0
-    for part in ("encoder[first]", "synergy_head", "random-gossip, overlay", "first+second – first+second",
+    for part in ("encoder[first]", "synergy_head", "random-gossip of complete, overlay", "first+second – first+second",
                  "best reachable accuracy of first+second: 0.9752", "communicators: ", "memory"):  # fmt: skip
         assert part in out
 

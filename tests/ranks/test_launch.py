@@ -30,11 +30,11 @@ from mpi4py import MPI
 from parse_mpi.agents.group import AgentGroup
 from parse_mpi.cli import main
 
-def broken(group):
+def broken(group, poll):
     if MPI.COMM_WORLD.rank == 1 and group.steps == 3:
         print(f"raised at {time.time()}", flush=True)
         raise ZeroDivisionError("planted")
-    return local_step(group)
+    return local_step(group, poll)
 
 local_step, AgentGroup.local_step = AgentGroup.local_step, broken
 sys.exit(main())
@@ -56,7 +56,7 @@ import sys, time
 from parse_mpi.agents.group import AgentGroup
 from parse_mpi.cli import main
 
-def slow(group):
+def slow(group, poll):
     print("stepping", flush=True)
     while True:
         time.sleep(0.05)
