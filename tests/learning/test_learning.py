@@ -17,6 +17,7 @@ SHORT_ROUNDS = {  # of jobs that have more in their files
     "digits-quadrants": 40, "utd-mhad": 40, "utd-mhad-3": 40, "digits-av": 40, "mfeat": 40, "wikipedia": 80,
     "digits-xor": 200, "dsa-2": 40, "dsa-3": 40, "dsa-6": 25, "dsa-9": 25, "dsa-15": 60,
 }  # fmt: skip
+ALWAYS = ("digits-quadrants", "utd-mhad", "mfeat", "dsa-6")  # the others take minutes
 POOLED = ("method.name=local", "data.partition={kind: iid}")  # one agent that has all training samples
 
 
@@ -56,7 +57,9 @@ def test_every_kind_comes_within_two_points_of_the_best_on_generated_data(tmp_pa
         assert best_accuracy(source, kind.split("+")) - accuracy <= 0.02, kind
 
 
-@pytest.mark.parametrize("job", SHORT_ROUNDS)
+@pytest.mark.parametrize(
+    "job", [job if job in ALWAYS else pytest.param(job, marks=pytest.mark.soak) for job in SHORT_ROUNDS]
+)
 def test_ready_jobs_learn_far_more_than_local_in_a_short_time(tmp_path, monkeypatch, job):
     """Ten points more on average over the kinds, and no kind two points less; of a parity, those that have both."""
     if not REAL_DATA.is_dir() and job not in BUILT_IN:
