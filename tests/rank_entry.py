@@ -11,4 +11,7 @@ os.dup2(log, 2)
 with open(f"{log_dir}/rank-{rank}.pid", "w") as file:
     file.write(f"{os.getpid()}\n")
 os.environ["RANK_EVENTS"] = f"{log_dir}/rank-{rank}.events"
+# pytest tidies up what earlier sessions left, and sessions that do so at the same time fall over each other.
+os.environ["PYTEST_DEBUG_TEMPROOT"] = f"{log_dir}/rank-{rank}.tmp"
+os.makedirs(os.environ["PYTEST_DEBUG_TEMPROOT"], exist_ok=True)
 os.execv(command[0], command)
