@@ -49,7 +49,7 @@ def contrastive(
     """
     M, B = z["redundant"].shape[-3:-1]
     r = normalize(z["redundant"], dim=-1)
-    flat = r.flatten(-3, -2)  # one product for all pairs; a modality's with itself is left out at the end
+    flat = r.flatten(-3, -2)  # one product for all pairs, also of a modality with itself
     cosines = (flat @ flat.transpose(-1, -2)).reshape(*r.shape[:-3], M, B, M, B).transpose(-3, -2)
 
     positive = torch.eye(B, dtype=torch.bool, device=r.device)
@@ -57,22 +57,32 @@ def contrastive(
     if mask_same_label:
         counts = counts & ((y_B.unsqueeze(-1) != y_B.unsqueeze(-2)) | (y_B < 0).unsqueeze(-2))
     excluded = ~(counts | positive)
-    logits = cosines.masked_fill(excluded[..., None, None, :, :], -torch.inf)  # [..., M, M, B, B]: anchors by others
+    logits = _of_different(cosines).masked_fill(excluded.unsqueeze(-3), -torch.inf)  # [..., pairs, B, B]
     if hard_negatives != "none":
-        hard = _hard_negatives(projected or z)
+        hard = _of_different(_hard_negatives(projected or z))
         logits = torch.cat([logits, hard.square() if hard_negatives == "squared" else hard], -1)
     logits = logits / temperature
     loss = logits.logsumexp(-1) - logits.diagonal(dim1=-2, dim2=-1)  # the diagonal of the first B columns
-    pair = 1 - torch.eye(M, dtype=loss.dtype, device=loss.device)
-    return (masked_mean(loss, mask_B[..., None, None, :]) * pair).sum((-2, -1)) / (M * (M - 1))
+    return masked_mean(loss, mask_B.unsqueeze(-2)).mean(-1)
+
+
+def _of_different(values: Tensor) -> Tensor:
+    """The ordered pairs of different modalities: [..., M, M, B, n] to [..., M (M - 1), B, n].
+
+    Without its first entry the flat list of all pairs has every pair of equal modalities at the end of a row of M + 1.
+    """
+    M = values.shape[-4]
+    rows = values.flatten(-4, -3)[..., 1:, :, :].reshape(*values.shape[:-4], M - 1, M + 1, *values.shape[-2:])
+    return rows[..., :-1, :, :].flatten(-4, -3)
 
 
 def _hard_negatives(z: Mapping[str, Tensor]) -> Tensor:
     """Cosines of anchor z_r^m(j) with z_u^m, z_u^m', z_s^m and z_s^m' of the same sample: [..., M, M, B, 4]."""
-    anchor, *near = (normalize(z[t], dim=-1).transpose(-3, -2) for t in ("redundant", "unique", "synergistic"))
+    anchor, *near = (normalize(z[t], dim=-1) for t in ("redundant", "unique", "synergistic"))
+    # One product for both types, sample by sample: small products cost by their number.
+    both = torch.cat(near, -3).transpose(-3, -2).transpose(-1, -2)
     columns = []
-    for z_near in near:
-        other = (anchor @ z_near.transpose(-1, -2)).movedim(-3, -1)  # [..., M, M, B]
+    for other in (anchor.transpose(-3, -2) @ both).movedim(-3, -1).chunk(2, -2):  # [..., M, M, B] each
         own = other.diagonal(dim1=-3, dim2=-2).transpose(-1, -2).unsqueeze(-2)
         columns += [own.expand_as(other), other]
     return torch.stack(columns, -1)

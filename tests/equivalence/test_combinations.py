@@ -28,7 +28,7 @@ def check_sample(folder: Path, count: int, seed: int, limit_s: float, monkeypatc
 
 
 def test_a_sample_ends_the_same_on_any_ranks_and_after_restarts(tmp_path, monkeypatch):
-    check_sample(tmp_path, 12, 3, 180, monkeypatch)
+    check_sample(tmp_path, 12, 40, 180, monkeypatch)
 
 
 @pytest.mark.soak
