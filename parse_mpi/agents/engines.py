@@ -161,7 +161,10 @@ class LoopEngine(Engine):
         return self._make(slices, group, one=True)
 
     def _forward(self, unit: Unit, x: dict[str, Tensor], shared: bool) -> Output:
-        output: Output = functional_call(unit.network, dict(unit.parameters), (x,))
+        # Copies, as a row stands where the number of rows before it says, and the last bits of a product of matrices
+        # may depend on how they lie in memory; new tensors all begin at a boundary of 64 bytes.
+        parameters = {name: leaf.clone() for name, leaf in unit.parameters.items()}
+        output: Output = functional_call(unit.network, parameters, (x,))
         return output
 
     def _batch(self, position: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,3 +89,19 @@ def test_agents_of_one_blueprint_share_a_skeleton(tmp_path, engine):
     units = trainer.now.group.engine.units
     assert sum(unit.index.numel() for unit in units) == len(plan.agents)
     assert len({id(unit.network) for unit in units}) == len(plan.models) == 3
+
+
+def test_where_rows_stand_in_memory_does_not_change_bits(tmp_path):
+    """Agents that start equal predict the same to the bit, in float64 with layers as narrow as would show it."""
+    changes = {"mode": "exact", "dtype": "float64", "encoder": {"kind": "mlp", "hidden": [7, 12]}}
+    trainer, *_ = make_trainer(
+        tmp_path, changes | {"method": {"slices": {"unique": 3, "redundant": 3, "synergistic": 3}}}
+    )
+    engine = trainer.now.group.engine
+    x = torch.randn(14, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    first: dict = {}
+    for unit in engine.units:
+        logits = engine.predict(unit, dict.fromkeys(unit.modalities, x), shared=True)
+        expected = first.setdefault(unit.modalities, logits)
+        assert all(values.equal(expected[name]) for name, values in logits.items())
+    assert len(first) == 3 < len(engine.units)
