@@ -50,18 +50,19 @@ def contrastive(
     M, B = z["redundant"].shape[-3:-1]
     r = normalize(z["redundant"], dim=-1)
     flat = r.flatten(-3, -2)  # one product for all pairs, also of a modality with itself
-    cosines = (flat @ flat.transpose(-1, -2)).reshape(*r.shape[:-3], M, B, M, B).transpose(-3, -2)
+    products = (flat / temperature) @ flat.transpose(-1, -2)
+    logits = _of_different(products.reshape(*r.shape[:-3], M, B, M, B).transpose(-3, -2))  # [..., pairs, B, B]
+    del products  # the largest tensor of a local step
 
     positive = torch.eye(B, dtype=torch.bool, device=r.device)
     counts = mask_B.bool().unsqueeze(-2)  # [..., 1, B]: may sample k be a negative of anchor j
     if mask_same_label:
         counts = counts & ((y_B.unsqueeze(-1) != y_B.unsqueeze(-2)) | (y_B < 0).unsqueeze(-2))
     excluded = ~(counts | positive)
-    logits = _of_different(cosines).masked_fill(excluded.unsqueeze(-3), -torch.inf)  # [..., pairs, B, B]
+    logits = logits.masked_fill(excluded.unsqueeze(-3), -torch.inf)
     if hard_negatives != "none":
         hard = _of_different(_hard_negatives(projected or z))
-        logits = torch.cat([logits, hard.square() if hard_negatives == "squared" else hard], -1)
-    logits = logits / temperature
+        logits = torch.cat([logits, (hard.square() if hard_negatives == "squared" else hard) / temperature], -1)
     loss = logits.logsumexp(-1) - logits.diagonal(dim1=-2, dim2=-1)  # the diagonal of the first B columns
     return masked_mean(loss, mask_B.unsqueeze(-2)).mean(-1)
 

@@ -116,7 +116,7 @@ def _activation_bytes(plan: Plan, rank: int, item: int) -> int:
         agents = sum(agent.blueprint == model.blueprint for agent in local)
         stack = min(agents, stack_size(plan, model, torch.device("cpu")) if stacked else 1)
         sample, widest = values_of_a_sample(plan, model)
-        pairs = len(kind) ** 2 if plan.alignment_weights[kind] else 0
+        pairs = len(kind) * (len(kind) - 1) if plan.alignment_weights[kind] else 0
         trained = ACTIVATIONS * batch * sample + LOGITS * pairs * batch * (batch + HARD_NEGATIVES)
         peak = max(peak, stack * max(trained, EVALUATED * SAMPLES * widest) * item)
     return peak
