@@ -21,7 +21,6 @@ from torch.func import functional_call
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.agents.samples import AgentSamples
 from parse_mpi.methods.base import LOSS_TERMS
-from parse_mpi.model.activations import layer_sizes
 from parse_mpi.model.network import Output
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
@@ -55,8 +54,7 @@ def stack_size(plan: Plan, agent: Agent, device: torch.device) -> int:
     """How many agents of this one's blueprint run together in the stacked engine."""
     if device.type != "cpu":
         return STACK
-    sizes = layer_sizes(plan.network(agent, seed=0), {m: plan.shapes[m] for m in agent.modalities})
-    return max(1, min(STACK, WIDEST_LAYER // max(sizes)))
+    return max(1, min(STACK, WIDEST_LAYER // max(plan.layer_sizes[agent.blueprint])))
 
 
 class Engine(ABC):

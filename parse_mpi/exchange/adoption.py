@@ -16,7 +16,7 @@ from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
 from parse_mpi.seeding import stream
 
-TAG = (1 << 14) + 1  # one for all: messages between two ranks stay in order
+TAG = 1 << 14  # one for all: messages between two ranks stay in order
 
 
 def donors(before: Plan, after: Plan) -> list[tuple[str, int, int]]:

@@ -65,8 +65,7 @@ def make_route(matrix: MixingMatrix, rank_of: Index, rank: int, local: Sequence[
 
     rank_of: rank of every agent of the job by id.
     """
-    receiver = np.repeat(matrix.agents, np.diff(matrix.starts))
-    sender = matrix.neighbours
+    sender, receiver = matrix.links().T
     here, there = rank_of[receiver] == rank, rank_of[sender] == rank
     receive_from, receive_counts, ghosts = _unique_rows(rank_of, sender[here & ~there], rank_of[sender[here & ~there]])
     send_to, send_counts, sent = _unique_rows(rank_of, sender[~here & there], rank_of[receiver[~here & there]])
@@ -77,7 +76,7 @@ def make_route(matrix: MixingMatrix, rank_of: Index, rank: int, local: Sequence[
     row_of[ghosts] = len(local) + np.arange(len(ghosts))
 
     target, source = row_of[receiver[here]], row_of[sender[here]]
-    turn = (np.arange(len(receiver)) - np.repeat(matrix.starts[:-1], np.diff(matrix.starts)))[here]
+    turn = (np.arange(len(receiver)) - np.repeat(matrix.starts[:-1], matrix.degrees))[here]
     on_boundary = np.zeros(len(local), bool)
     on_boundary[target[source >= len(local)]] = True
     interior, boundary = (
@@ -148,9 +147,4 @@ def phase_links(graph: SliceGraph) -> list[Index]:
     One for each phase of a cycle of matrices, so that no round pays for links it does not use; one for everything
     that may ever be drawn where there is no cycle.
     """
-    return [matrix_links(graph.at(phase)) for phase in range(graph.phases)] or [graph.links()]
-
-
-def matrix_links(matrix: MixingMatrix) -> Index:
-    """The entries of a mixing matrix as links [E, 2] of (sender, receiver)."""
-    return np.stack([matrix.neighbours, np.repeat(matrix.agents, np.diff(matrix.starts))], axis=1)
+    return [graph.at(phase).links() for phase in range(graph.phases)] or [graph.links()]

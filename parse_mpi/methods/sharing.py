@@ -20,10 +20,9 @@ def slices_and_graphs(
     A graph has the plainest of the names that its slices give it. Where a modality is cut, its slices stay put.
     roster: the agents of all eras.
     """
-    present = tuple(agent for agent in era.agents if agent.modalities)
     table = [
         replace(spec, groups=()) if spec.modality in era.cut_modalities else spec
-        for spec in method.slices(present, roster)
+        for spec in method.slices(era.agents, roster)
     ]
     by_groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
     for spec in table:

@@ -6,6 +6,7 @@ A trunk has no BatchNorm: its running statistics are no parameters, so they woul
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class MlpTrunk(Trunk):
         return h
 
 
-class ConvolutionTrunk(Trunk):
+class ConvolutionTrunk(Trunk, ABC):
     """Stages of convolution with stride 2, GroupNorm and ReLU; the maxima on a coarse grid; a dense layer.
 
     Maxima over a few stretches of time or regions keep what happened and roughly where, at a few parameters; the mean
@@ -66,9 +67,9 @@ class ConvolutionTrunk(Trunk):
         h: Tensor = self.layers(self.channels_first(x))
         return h
 
+    @abstractmethod
     def channels_first(self, x: Tensor) -> Tensor:
         """[B, *sample] to [B, channels, *sizes], contiguous: under vmap GroupNorm takes nothing else."""
-        raise NotImplementedError
 
 
 class SeriesTrunk(ConvolutionTrunk):

@@ -19,8 +19,11 @@ from parse_mpi.run.summary import size_text
 MPICH_COMMUNICATORS = 2_043
 
 
-def notes(plan: Plan, dataset: Dataset) -> Iterable[str]:
-    """Communicators, schedules, overlap, budget, alignment, devices, warnings, and what generated data promise."""
+def notes(plan: Plan, dataset: Dataset, links: coo_array) -> Iterable[str]:
+    """Communicators, schedules, overlap, budget, alignment, devices, warnings, and what generated data promise.
+
+    links: what `link_payload` gives.
+    """
     via = {chosen_transport(graph, plan.job.exchange.via) for era in plan.eras for graph in era.graphs.values()}
     count = max(communicators(era) for era in plan.eras)
     yield f"communicators: {count}, the world and one per phase of each neighbourhood graph"
@@ -30,7 +33,7 @@ def notes(plan: Plan, dataset: Dataset) -> Iterable[str]:
         yield "p2p: the union of this graph's links is far denser than a round, so rows go by Isend/Irecv"
     yield from _schedules(plan)
     yield from _overlap(plan)
-    yield from _budget(plan)
+    yield from _budget(plan, links)
     yield from _alignment(plan)
     if plan.job.device == "auto":
         yield "devices: chosen at the start, a GPU by local rank where there is one, else the CPU"
@@ -54,10 +57,9 @@ def link_payload(plan: Plan) -> coo_array:
     """Bytes that each directed link would carry in the first round without a budget, [receiver, sender]."""
     payload = csr_array((len(plan.agents),) * 2, dtype=np.int64)
     for name, graph in plan.graphs.items():
-        matrix = graph.at(0)
-        receivers = np.repeat(matrix.agents, matrix.degrees)
-        row_bytes = np.full(len(receivers), plan.row_bytes(name))
-        payload += csr_array((row_bytes, (receivers, matrix.neighbours)), payload.shape)
+        sender, receiver = graph.at(0).links().T
+        row_bytes = np.full(len(sender), plan.row_bytes(name))
+        payload += csr_array((row_bytes, (receiver, sender)), payload.shape)
     return payload.tocoo()
 
 
@@ -69,9 +71,9 @@ def _overlap(plan: Plan) -> Iterable[str]:
         yield f"order: consensus, rows travel while agents learn; exchange.progress: {how}"
 
 
-def _budget(plan: Plan) -> Iterable[str]:
+def _budget(plan: Plan, links: coo_array) -> Iterable[str]:
     """How much of what is due fits through the link that carries most."""
-    budget_bytes, links = plan.job.exchange.budget_bytes_per_link, link_payload(plan)
+    budget_bytes = plan.job.exchange.budget_bytes_per_link
     if budget_bytes is None or not links.nnz:
         return
     heaviest = int(links.data.argmax())

@@ -18,9 +18,10 @@ def matching_of_edges(edges: Edges, count: int) -> NDArray[np.int64]:
     edges: between ranks 0 .. count - 1.
     """
     colouring = _Colouring(count, int(np.bincount(edges.ravel(), minlength=1).max()) + 1)
-    for u, v in edges.tolist():
+    pairs = list(zip(*edges.T.tolist(), strict=True))  # tuples, which the garbage collector leaves alone
+    for u, v in pairs:
         colouring.add(u, v)
-    colours = np.array([colouring.colour[u][v] for u, v in edges.tolist()], dtype=np.int64)
+    colours = np.array([colouring.colour[u][v] for u, v in pairs], dtype=np.int64)
     return np.unique(colours, return_inverse=True)[1].astype(np.int64, copy=False)
 
 
@@ -58,14 +59,18 @@ class _Colouring:
 
     def _swap_along_path(self, start: int, first: int, second: int) -> None:
         """Exchange two colours along the path from `start` whose edges have them in turn, `first` first."""
-        path, vertex, colour = [], start, first
-        while (following := self.neighbour[vertex].get(colour)) is not None:
-            path.append((vertex, following, colour))
-            vertex, colour = following, first + second - colour
-        for u, v, _ in path:
-            self._clear(u, v)
-        for u, v, colour in path:
-            self._paint(u, v, first + second - colour)
+        path, old, new = [start], first, second
+        while (following := self.neighbour[path[-1]].get(old)) is not None:
+            self.colour[path[-1]][following] = self.colour[following][path[-1]] = new
+            path.append(following)
+            old, new = new, old
+        for vertex in path[1:-1]:
+            near = self.neighbour[vertex]
+            near[first], near[second] = near[second], near[first]
+        if len(path) > 1:
+            for end, lost, won in ((start, first, second), (path[-1], new, old)):
+                self.neighbour[end][won] = self.neighbour[end].pop(lost)
+                self.free[end] ^= 1 << lost | 1 << won
 
     def _paint(self, u: int, v: int, colour: int) -> None:
         for here, there in ((u, v), (v, u)):

@@ -175,7 +175,7 @@ def test_families_equal_plain_modules(tmp_path, engine):
     plain = PlainParse(plan, dataset)
     before = {name: rows.local.clone() for name, rows in trainer.now.group.slices.items()}
     for k in range(6):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
         plain.round(k)
     for name, rows in trainer.now.group.slices.items():
         assert not torch.equal(before[name], rows.local)
@@ -341,7 +341,7 @@ def test_an_own_encoder_trains_like_plain_modules(tmp_path):
         )
         plain = PlainParse(plan, dataset)
         for k in range(3):
-            trainer.train_round(k, False)
+            trainer.train_round(k)
             plain.round(k)
         rows = trainer.now.group.slices["encoder[top]"]
         assert rows.layout.width == (32 * 6 + 6) + 2 * 6 + (6 * 16 + 16)
@@ -410,8 +410,23 @@ def test_layers_may_give_several_tensors(tmp_path):
     own = {"kind": "own", "factory": "my_encoders.make", "options": {"recurrent": 1}}
     own_job(tmp_path)
     trainer, plan, _ = make_trainer(tmp_path, {"encoders": {"top": own}, "engine": "loop"})
-    trainer.train_round(0, False)
+    trainer.train_round(0)
     assert values_of_a_sample(plan, plan.agents[0])[1] == 32  # the sample itself; the GRU gives 6 and a state of 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "most"),
+    [
+        ({"encoder": {"kind": "mlp", "hidden": [10**6, 10**6]}}, "encoder", "4,000.2"),
+        ({"encoders": {"top": {"kind": "mlp", "hidden": [10**6, 10**6]}}}, "encoders.top", "4,000.2"),
+        ({"method": {"slices": {"unique": 10**6, "redundant": 4, "synergistic": 4}}}, "method.slices", "1,024.0"),
+    ],
+)
+def test_a_network_that_no_memory_can_hold_is_refused_at_the_key_that_asks_for_it(tmp_path, changes, key, most):
+    encoder = {"encoder": {"kind": "mlp", "hidden": [256_000]}} if key == "method.slices" else {}
+    plan = plan_of(write_job(tmp_path, {**encoder, **changes}))
+    with pytest.raises(JobError, match=rf" {key}: the parameters of one agent with top take .* {most} GB of it"):
+        _ = plan.layouts
 
 
 def test_one_agent_at_a_time_may_branch(tmp_path):
