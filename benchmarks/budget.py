@@ -39,7 +39,7 @@ def train(world, folder, rounds, *overrides):
     world.barrier()
     ends = [f"train.rounds={rounds}", f"evaluate.every={rounds}", f"checkpoint.every={rounds}"]
     trainer, plan, _ = trainer_of(JOB, folder, *ends, *overrides, world=world)
-    trainer.train(0, rounds, StopRequest(), lambda round_index: None)
+    trainer.train(0, rounds, StopRequest())
     group = trainer.now.group
     accuracy = world.gather_agents(group.ids, trainer.now.evaluator.accuracy())[:, SPLITS.index("test"), 0, 0]
     furthest = max(consensus_distances(world, plan, group).values())

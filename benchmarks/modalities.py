@@ -49,7 +49,7 @@ def measure(count, folder):
     for k in range(WARM_UP + ROUNDS):
         for trainer, taken in times.items():
             start = time.perf_counter()
-            trainer.train_round(k, False)
+            trainer.train_round(k)
             taken.append(1e3 * (time.perf_counter() - start))
     parameters = sum(plan.layouts[spec.name].width for spec in plan.slices if 0 in spec.holders)
     memory = rank_memory(plan, dataset, 0, first_routes(plan, 0))

@@ -51,7 +51,7 @@ def one_round(world, trainer, round_index):
     trainer.timer.take()
     world.barrier()
     start = time.perf_counter()
-    trainer.train_round(round_index, False)
+    trainer.train_round(round_index)
     seconds = time.perf_counter() - start
     return seconds, trainer.timer.take()[PHASES.index("wait")], trainer.travel_s
 

@@ -60,8 +60,8 @@ def measure(count):
         loop, _, _ = trainer_of(job, Path(folder), "engine=loop", *counts)
         plain, products = PlainParse(plan, dataset), floor(plan)
         rounds = {
-            "stacked": lambda k: stacked.train_round(k, False),
-            "loop": lambda k: loop.train_round(k, False),
+            "stacked": lambda k: stacked.train_round(k),
+            "loop": lambda k: loop.train_round(k),
             "plain": plain.round,
             "floor": lambda k: products(),
         }

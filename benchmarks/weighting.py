@@ -28,7 +28,7 @@ def accuracies(weighting, seed):
     with tempfile.TemporaryDirectory() as folder:
         trainer, plan, _ = trainer_of(ROOT / "jobs" / "quickstart.yaml", Path(folder), *changes)
         for k in range(ROUNDS):
-            trainer.train_round(k, False)
+            trainer.train_round(k)
         test = trainer.now.evaluator.accuracy()[:, 1, 0, 0]
     ids = trainer.now.group.ids
     poor = np.isin(ids, [agent for agent, _ in plan.sensors])

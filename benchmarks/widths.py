@@ -60,7 +60,7 @@ def trained(changes, rounds):
     with tempfile.TemporaryDirectory() as folder:
         trainer, plan, _ = make_trainer(Path(folder), changes)
         for k in range(rounds):
-            trainer.train_round(k, False)
+            trainer.train_round(k)
         accuracy = trainer.now.evaluator.accuracy()[:, :, 0, 0].mean(0)
         adaptive = isinstance(plan.job.method.slices, AdaptiveWidths)
         return accuracy, np.nanmean(trainer.now.group.widths(), 0) if adaptive else None
@@ -147,7 +147,7 @@ def synergy():
             several = [len(agent.modalities) > 1 for agent in trainer.now.group.agents]
             made = []
             for k in range(rounds[-1]):
-                trainer.train_round(k, False)
+                trainer.train_round(k)
                 if k + 1 in rounds:
                     made.append(trainer.now.evaluator.accuracy()[several, 1, 0, 0].mean())
         print(f"  start {start:>4}: {' '.join(f'{value:.3f}' for value in made)}", flush=True)

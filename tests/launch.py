@@ -48,16 +48,24 @@ def run(
     log_dir: Path,
     limit_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
+    mpiexec: str | None = None,
 ) -> Outcome:
-    """Run a command, whose first word is a path, on all ranks and wait for it."""
-    with Launch(ranks, command, log_dir, environment) as launch:
+    """Run a command, whose first word is a path, on all ranks and wait for it. mpiexec: of another MPI than usual."""
+    with Launch(ranks, command, log_dir, environment, mpiexec) as launch:
         return launch.wait(limit_s)
 
 
 class Launch:
     """A running launch; leaving the context ends whatever of it still runs."""
 
-    def __init__(self, ranks: int, command: Sequence[str], log_dir: Path, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        ranks: int,
+        command: Sequence[str],
+        log_dir: Path,
+        environment: Mapping[str, str] | None = None,
+        mpiexec: str | None = None,
+    ):
         log_dir.mkdir(parents=True, exist_ok=True)
         self.ranks = ranks
         self.log_dir = log_dir
@@ -65,7 +73,7 @@ class Launch:
         self._start = time.monotonic()
         with open(log_dir / "console.log", "wb") as console:
             self.process = subprocess.Popen(
-                [find_mpiexec(), "-n", str(ranks), sys.executable, "-IS", RANK_ENTRY, log_dir, *command],
+                [mpiexec or find_mpiexec(), "-n", str(ranks), sys.executable, "-IS", RANK_ENTRY, log_dir, *command],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
                 env=child_environment() | dict(environment or {}) | {MARK: self.token},
             )  # fmt: skip

@@ -67,6 +67,8 @@ class Quiet:
 
     def say(self, text): ...
 
+    def note(self, text): ...
+
     def warn(self, text):
         raise AssertionError(text)
 
@@ -86,10 +88,19 @@ def trainer_of(path: Path, folder: Path, *overrides: str, world=None, device="cp
     from parse_mpi.jobfile import load_job
     from parse_mpi.plan import make_plan
     from parse_mpi.run.session import build_trainer
+    from parse_mpi.storage.saver import Saver
 
     world = world or World(MPI.COMM_SELF)
     jobfile = load_job(path, overrides)
     dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
     plan = make_plan(jobfile, dataset, world.size)
-    trainer = build_trainer(world, plan, dataset, folder, torch.device(device), Quiet())
+    saver = Saver(world, folder, jobfile.job.checkpoint.keep)
+    trainer = build_trainer(world, plan, dataset, saver, torch.device(device), Quiet())
     return trainer, plan, dataset
+
+
+def saved(trainer, done):
+    """Save a checkpoint after `done` rounds and wait for it."""
+    trainer.save(done, checkpoint=True)
+    trainer.settle()
+    assert trainer.saved == done

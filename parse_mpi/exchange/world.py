@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -33,12 +33,19 @@ class World:
         check_size(MPI.COMM_WORLD.size, dict(os.environ), MPI.Get_library_version())
         return World(MPI.COMM_WORLD.Dup())
 
+    def on_host(self) -> World:
+        """The ranks that share this rank's host, itself included, as a world; all ranks call it together."""
+        return World(cast(MPI.Intracomm, self.comm.Split_type(MPI.COMM_TYPE_SHARED)))
+
+    def free(self) -> None:
+        """Give the communicator back; all its ranks call it together."""
+        self.comm.Free()
+
     def ranks_on_host(self) -> int:
         """How many ranks share this rank's host, itself included."""
-        host = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        size: int = host.size
-        host.Free()
-        return size
+        host = self.on_host()
+        host.free()
+        return host.size
 
     # -- agreement ---------------------------------------------------------------------------------------------------
 
@@ -113,17 +120,35 @@ class World:
 
         ids: the agents that the local rows belong to, in any order.
         """
+        counts, all_ids = self._all_ids(ids)
+        rows = np.empty((len(all_ids), *values.shape[1:]), values.dtype)
+        if row := _row_type(values):
+            self.comm.Allgatherv([np.ascontiguousarray(values), len(values), row], [rows, counts, None, row])
+            row.Free()
+        return rows[np.argsort(all_ids, kind="stable")]
+
+    def collect_agents(
+        self, ids: NDArray[np.int64], values: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
+        """Ids of all agents, ascending, and their rows [A, ...] on rank 0, which alone needs memory for them; None
+        elsewhere. Arguments as of `gather_agents`."""
+        counts, all_ids = self._all_ids(ids)
+        first = self.rank == 0
+        rows = np.empty((len(all_ids) if first else 0, *values.shape[1:]), values.dtype)
+        if row := _row_type(values):
+            mine = [np.ascontiguousarray(values), len(values), row]
+            self.comm.Gatherv(mine, [rows, counts, None, row] if first else None)
+            row.Free()
+        order = np.argsort(all_ids, kind="stable")
+        return (all_ids[order], rows[order]) if first else None
+
+    def _all_ids(self, ids: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
+        """How many agents every rank has, and the ids of all of them in rank order."""
         counts = np.empty(self.size, np.int64)
         self.comm.Allgather(np.array([len(ids)], np.int64), counts)
         all_ids = np.empty(int(counts.sum()), np.int64)
         self.comm.Allgatherv(np.ascontiguousarray(ids), [all_ids, counts.tolist()])
-        row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64))
-        rows = np.empty((len(all_ids), *values.shape[1:]), values.dtype)
-        if row_bytes:
-            row = MPI.BYTE.Create_contiguous(row_bytes).Commit()  # counts in rows can't overflow an int
-            self.comm.Allgatherv([np.ascontiguousarray(values), len(values), row], [rows, counts.tolist(), None, row])
-            row.Free()
-        return rows[np.argsort(all_ids, kind="stable")]
+        return counts.tolist(), all_ids
 
     def sum_over_agents(self, ids: NDArray[np.int64], values: NDArray[np.float64], exact: bool) -> NDArray[np.float64]:
         """Sum over all agents of all ranks: values float64 [A_local, ...] to [...], equal on every rank.
@@ -136,6 +161,12 @@ class World:
         total = _sum_rows(values)
         self.comm.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)
         return total
+
+
+def _row_type(values: NDArray[Any]) -> MPI.Datatype | None:
+    """A row of `values` as one item, so that counts in rows can't overflow an int; None where a row has no bytes."""
+    row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64))
+    return MPI.BYTE.Create_contiguous(row_bytes).Commit() if row_bytes else None
 
 
 def _sum_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -69,9 +69,6 @@ __all__ = [
 ]
 
 
-NEED_EVERYTHING = ("d2", "gradient-tracking")  # optimisers that remember sums over all agents or whole rows
-
-
 def _exchange_shorthand(value: object) -> object:
     return {"via": value} if isinstance(value, str) else value
 
@@ -110,7 +107,7 @@ class Job(Section):
     @field_validator("train")
     @classmethod
     def _some_optimisers_need_one_population(cls, train: Train, others: ValidationInfo) -> Train:
-        if train.optimiser.name in NEED_EVERYTHING and others.data.get("events"):
+        if train.optimiser.needs_everything and others.data.get("events"):
             raise ValueError(f"{train.optimiser.name} needs the same agents and links in all rounds; leave events out")
         return train
 
@@ -118,7 +115,7 @@ class Job(Section):
     @classmethod
     def _some_optimisers_need_whole_rows(cls, exchange: Exchange, others: ValidationInfo) -> Exchange:
         train = others.data.get("train")
-        if exchange.budget_bytes_per_link and train is not None and train.optimiser.name in NEED_EVERYTHING:
+        if exchange.budget_bytes_per_link and train is not None and train.optimiser.needs_everything:
             raise ValueError(f"{train.optimiser.name} needs whole rows every round; leave budget_bytes_per_link out")
         return exchange
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from parse_mpi.job.base import Count, Positive, Section
 
+SHARDS_BY_RANK = 256  # ranks up to which each writes a file of its own
 Decay = Annotated[float, Field(ge=0.0, le=1.0)]
 Forgetting = Annotated[float, Field(ge=0.0, le=0.999)]
 AdamBeta = Annotated[float, Field(ge=0.0, le=0.9999)]
@@ -22,11 +23,13 @@ class _Optimiser(Section):
     """What every optimiser has; class attributes say which rounds it fits into (docs/method.md, section 1.6).
 
     copies: matrices of the size of the rows that neighbours average, the rows themselves included.
+    needs_everything: what it remembers is right only as long as all agents take part and whole rows travel.
     """
 
     orders: ClassVar[tuple[str, ...]] = ("adapt-then-combine", "consensus")
     one_local_step: ClassVar[bool] = False
     copies: ClassVar[int] = 1
+    needs_everything: ClassVar[bool] = False
 
     lr: Positive = 0.05
     weight_decay: Decay = 0.0
@@ -73,6 +76,7 @@ class GradientTrackingOptimiser(_Optimiser):
     orders: ClassVar[tuple[str, ...]] = ("consensus",)
     one_local_step: ClassVar[bool] = True
     copies: ClassVar[int] = 2
+    needs_everything: ClassVar[bool] = True
 
     name: Literal["gradient-tracking"]
 
@@ -82,6 +86,7 @@ class D2Optimiser(_Optimiser):
 
     orders: ClassVar[tuple[str, ...]] = ("adapt-then-combine",)
     one_local_step: ClassVar[bool] = True
+    needs_everything: ClassVar[bool] = True
 
     name: Literal["d2"]
 
@@ -97,13 +102,17 @@ def _sgd_unless_named(value: object) -> object:
 
 
 class Train(Section):
-    """order adapt-then-combine: learn, then mix. consensus: rows as they were travel while agents learn."""
+    """order adapt-then-combine: learn, then mix. consensus: rows as they were travel while agents learn.
+
+    on_nonfinite: a loss or gradient that is not finite stops the run, or cuts that agent off from the next round on.
+    """
 
     rounds: Count = 300
     local_steps: Count = 1
     batch_size: Count = 32
     order: Literal["adapt-then-combine", "consensus"] = "adapt-then-combine"
     optimiser: Annotated[Optimiser, BeforeValidator(_sgd_unless_named)] = SgdOptimiser()
+    on_nonfinite: Literal["stop", "isolate"] = "stop"
 
     @field_validator("optimiser")
     @classmethod
@@ -117,14 +126,31 @@ class Train(Section):
             raise ValueError(f"{optimiser.name} needs {' and '.join(needs)}; set that, or choose another optimiser")
         return optimiser
 
+    @field_validator("on_nonfinite")
+    @classmethod
+    def _some_optimisers_can_lose_nobody(cls, choice: str, others: ValidationInfo) -> str:
+        optimiser = others.data.get("optimiser")
+        if choice == "isolate" and optimiser is not None and optimiser.needs_everything:
+            raise ValueError(
+                f"{optimiser.name} needs the same agents in all rounds; say stop, or choose another optimiser"
+            )
+        return choice
+
 
 class Evaluate(Section):
     every: Count = 20
 
 
 class Checkpoint(Section):
+    """shards: a file per rank or per node; auto: per rank up to 256 ranks; single: one file, by parallel HDF5."""
+
     every: Count = 50
     keep: Annotated[int, Field(ge=2, le=1_000_000, description="the newest may be the one that a crash damaged")] = 2
+    shards: Literal["auto", "rank", "node", "single"] = "auto"
+
+    def by_node(self, ranks: int) -> bool:
+        """Whether the ranks of a node write one shard together: many files at once are hard on a metadata server."""
+        return self.shards == "node" or (self.shards == "auto" and ranks > SHARDS_BY_RANK)
 
 
 class Exchange(Section):

@@ -73,6 +73,10 @@ class Display:
         self.console.print(text, markup=False, soft_wrap=True)
         self._log.info(text)
 
+    def note(self, text: str) -> None:
+        """A line for the log alone."""
+        self._log.info(text)
+
     def warn(self, text: str) -> None:
         """A line that can't be missed."""
         self.console.print(f"WARNING: {text}", style="bold yellow", markup=False, soft_wrap=True)
@@ -108,7 +112,7 @@ class Display:
     def _make_bar(self) -> Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TimeRemainingColumn())
-        return Bar(*columns, *times, TextColumn("{task.fields[shown]}"))
+        return Bar(*columns, *times, TextColumn("{task.fields[shown]}"), console=self.console)
 
 
 class _LogFile(logging.FileHandler):

@@ -6,7 +6,8 @@ Arrays by agent are the same on any rank count; what depends on ranks lies in th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 
@@ -29,20 +30,49 @@ from parse_mpi.run.phases import PHASES
 from parse_mpi.storage.metrics import write_segment, write_table
 
 
+@dataclass
+class Rows:
+    """Rows of metrics that are not written yet: lists with an entry per round, or per evaluation, and bytes by link."""
+
+    rounds: list[int] = field(default_factory=list)
+    losses: list[NDArray[np.float64]] = field(default_factory=list)
+    seconds: list[NDArray[np.float64]] = field(default_factory=list)
+    travel: list[float] = field(default_factory=list)
+    sent: list[NDArray[np.int64]] = field(default_factory=list)
+    payload: list[NDArray[np.int64]] = field(default_factory=list)
+    waiting: list[NDArray[np.int64]] = field(default_factory=list)
+    evaluated: list[int] = field(default_factory=list)
+    accuracy: list[NDArray[np.float64]] = field(default_factory=list)
+    weights: list[NDArray[np.float64]] = field(default_factory=list)
+    widths: list[NDArray[np.float64]] = field(default_factory=list)
+    distance: list[Mapping[Component, float]] = field(default_factory=list)
+    links: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def __add__(self, later: Rows) -> Rows:
+        """These rows and later ones behind them."""
+        return Rows(**{f.name: getattr(self, f.name) + getattr(later, f.name) for f in fields(self)})
+
+
 class Recorder:
-    """Buffers rows of metrics on every rank; `flush` gathers them and rank 0 writes one segment."""
+    """Buffers rows of metrics on every rank; `take` gathers them on rank 0, which writes one segment."""
 
     def __init__(self, world: World, plan: Plan, run_dir: Path):
-        """plan: of the whole run, with all its eras."""
+        """plan: of the whole run as the job says it, with all its eras."""
         self.world = world
         self.plan = plan
         self.run_dir = run_dir
         self.ids = np.flatnonzero(plan.rank_of == world.rank)  # whether they take part or are away
         self.slices = {spec.name: spec for era in reversed(plan.eras) for spec in era.slices}
         self.slice_names = list(dict.fromkeys(spec.name for era in plan.eras for spec in era.slices))
-        self.components = list(dict.fromkeys(c for era in plan.eras for c in components(era)))
+        self.components: list[Component] = []
+        self.follow(plan)
         self.adaptive_widths = isinstance(plan.job.method.slices, AdaptiveWidths)
-        self._clear()
+        self._rows, self._taken = Rows(), Rows()
+
+    def follow(self, plan: Plan) -> None:
+        """The same run with fewer agents from some round on; what is measured anew comes behind what was before."""
+        self.eras, self.isolated = plan.eras, plan.isolated
+        self.components = list(dict.fromkeys([*self.components, *(c for era in self.eras for c in components(era))]))
 
     def add_round(
         self, done: int, now: Assembly, losses: Tensor, seconds: NDArray[np.float64], travel_s: float
@@ -51,49 +81,51 @@ class Recorder:
 
         travel_s: from posting the exchange until its rows were seen to have arrived.
         """
-        self._rounds.append(done)
-        self._losses.append(self._of_all(now.group.ids, losses.double().cpu().numpy()))
-        self._seconds.append(seconds)
-        self._travel.append(travel_s)
+        rows = self._rows
+        rows.rounds.append(done)
+        rows.losses.append(self._of_all(now.group.ids, losses.double().cpu().numpy()))
+        rows.seconds.append(seconds)
+        rows.travel.append(travel_s)
         sent: Counter[str] = Counter()
         for exchange in now.exchanges:
             for name, by_peer in exchange.sent_bytes().items():
                 for peer, size_bytes in by_peer.items():
                     sent[name] += size_bytes
-                    self._links[peer, self.slice_names.index(name)] += size_bytes
-        self._sent.append(np.array([sent[name] for name in self.slice_names], np.int64))
-        self._payload.append(self._by_slice(exchange.payload_bytes() for exchange in now.exchanges))
-        self._waiting.append(self._by_slice(exchange.waiting_bytes(done - 1) for exchange in now.exchanges))
+                    rows.links[peer, self.slice_names.index(name)] += size_bytes
+        rows.sent.append(np.array([sent[name] for name in self.slice_names], np.int64))
+        rows.payload.append(self._by_slice(exchange.payload_bytes() for exchange in now.exchanges))
+        rows.waiting.append(self._by_slice(exchange.waiting_bytes(done - 1) for exchange in now.exchanges))
 
     def add_evaluation(
         self, done: int, now: Assembly, accuracy: NDArray[np.float64], distance: Mapping[Component, float]
     ) -> None:
         """Accuracy [A, split, weighting, prediction] of the agents that take part now, distance by component."""
-        self._evaluated.append(done)
-        self._accuracy.append(self._of_all(now.group.ids, accuracy))
+        rows = self._rows
+        rows.evaluated.append(done)
+        rows.accuracy.append(self._of_all(now.group.ids, accuracy))
         weights = now.group.alignment.current(done - 1).double().cpu().numpy()
-        self._weights.append(self._of_all(now.group.ids, weights))
+        rows.weights.append(self._of_all(now.group.ids, weights))
         if self.adaptive_widths:
-            self._widths.append(self._of_all(now.group.ids, now.group.widths()))
-        self._distance.append(np.array([distance.get(component, np.nan) for component in self.components]))
+            rows.widths.append(self._of_all(now.group.ids, now.group.widths()))
+        rows.distance.append(distance)
 
-    def flush(self) -> str:
-        """Write everything since the last flush as one segment; all ranks call it together.
+    def take(self) -> Callable[[], object]:
+        """Gather all rows since the last time on rank 0; what is returned writes them there, as one segment.
 
-        Returns why that failed, or "": the rows then wait in memory for the next flush, and nothing is lost yet.
+        All ranks call it together, and afterwards `settle`. What is returned may run in another thread meanwhile. It
+        raises StorageError like storage.metrics.write_segment.
         """
-        if not self._rounds:
-            return ""
-        arrays, failure = self._gather(), ""
-        if self.world.rank == 0:
-            try:
-                write_segment(self.run_dir, self._rounds[0], self._rounds[-1], arrays, self._attributes())
-            except StorageError as error:
-                failure = str(error)
-        failure = str(self.world.broadcast_json(failure))
-        if not failure:
-            self._clear()
-        return failure
+        rows, self._rows, self._taken = self._rows, Rows(), self._rows
+        if not rows.rounds:
+            return lambda: None
+        arrays, attributes = self._gather(rows), self._attributes(rows)
+        return lambda: write_segment(self.run_dir, rows.rounds[0], rows.rounds[-1], arrays, attributes)
+
+    def settle(self, written: bool) -> None:
+        """Whether what was taken is written now; otherwise it goes with the next segment, and nothing is lost yet."""
+        if not written:
+            self._rows = self._taken + self._rows
+        self._taken = Rows()
 
     def write_tables(self, dataset: Dataset) -> None:
         """The static tables of agents, slices and eras; rank 0 only."""
@@ -110,12 +142,29 @@ class Recorder:
             "slices/graph": np.array([self.slices[name].graph for name in self.slice_names]),
             "slices/parameters": np.array([widths[name] for name in self.slice_names]),
             "slices/holders": np.array([len(self.slices[name].holders) for name in self.slice_names]),
-            "eras/start": np.array([era.start for era in plan.eras]),
-            "eras/what": np.array(["; ".join(era.what) for era in plan.eras]),
-            "eras/kind": np.array([[agent.kind for agent in era.agents] for era in plan.eras]),
         }
         attributes = {"agents": {"class_names": list(dataset.class_names), "modalities": list(plan.shapes)}}
         write_table(self.run_dir, "plan", arrays, attributes)
+        self._write_eras()
+
+    def write_eras(self) -> str:
+        """The table of eras anew, where agents were cut off. Returns why that failed, or ""."""
+        try:
+            if self.world.rank == 0:
+                self._write_eras()
+        except StorageError as error:
+            return str(error)
+        return ""
+
+    def _write_eras(self) -> None:
+        arrays = {
+            "eras/start": np.array([era.start for era in self.eras]),
+            "eras/what": np.array(["; ".join(era.what) for era in self.eras]),
+            "eras/kind": np.array([[agent.kind for agent in era.agents] for era in self.eras]),
+            "isolations/round": np.array([done for done, _ in self.isolated], np.int64),
+            "isolations/agent": np.array([agent for _, agent in self.isolated], np.int64),
+        }
+        write_table(self.run_dir, "eras", arrays, {})
 
     def write_ending(self, seconds: NDArray[np.float64]) -> str:
         """Seconds [phase] of every rank after the last row: its own checkpoint. Returns why that failed, or ""."""
@@ -128,43 +177,28 @@ class Recorder:
             return str(error)
         return ""
 
-    def _clear(self) -> None:
-        self._rounds: list[int] = []
-        self._losses: list[NDArray[np.float64]] = []
-        self._seconds: list[NDArray[np.float64]] = []
-        self._travel: list[float] = []
-        self._sent: list[NDArray[np.int64]] = []
-        self._payload: list[NDArray[np.int64]] = []
-        self._waiting: list[NDArray[np.int64]] = []
-        self._evaluated: list[int] = []
-        self._accuracy: list[NDArray[np.float64]] = []
-        self._weights: list[NDArray[np.float64]] = []
-        self._widths: list[NDArray[np.float64]] = []
-        self._distance: list[NDArray[np.float64]] = []
-        self._links: Counter[tuple[int, int]] = Counter()
-
-    def _gather(self) -> dict[str, NDArray[np.generic]]:
+    def _gather(self, rows: Rows) -> dict[str, NDArray[np.generic]]:
         rank = np.array([self.world.rank])
         arrays = {
-            "rounds/round": np.array(self._rounds),
-            "rounds/loss": self._by_round(self._losses),
-            "rounds/payload_bytes": np.stack(self._payload),
-            "rounds/waiting_bytes": np.stack(self._waiting),
-            "ranks/round": np.array(self._rounds),
-            "ranks/seconds": self.world.gather_agents(rank, np.stack(self._seconds)[None]).swapaxes(0, 1),
-            "ranks/travel_seconds": self.world.gather_agents(rank, np.array([self._travel])).swapaxes(0, 1),
-            "ranks/sent_bytes": self.world.gather_agents(rank, np.stack(self._sent)[None]).swapaxes(0, 1),
+            "rounds/round": np.array(rows.rounds),
+            "rounds/loss": self._by_round(rows.losses),
+            "rounds/payload_bytes": np.stack(rows.payload),
+            "rounds/waiting_bytes": np.stack(rows.waiting),
+            "ranks/round": np.array(rows.rounds),
+            "ranks/seconds": self.world.gather_agents(rank, np.stack(rows.seconds)[None]).swapaxes(0, 1),
+            "ranks/travel_seconds": self.world.gather_agents(rank, np.array([rows.travel])).swapaxes(0, 1),
+            "ranks/sent_bytes": self.world.gather_agents(rank, np.stack(rows.sent)[None]).swapaxes(0, 1),
         }
-        if self._evaluated:
+        if rows.evaluated:
             arrays |= {
-                "evaluations/round": np.array(self._evaluated),
-                "evaluations/accuracy": self._by_round(self._accuracy),
-                "evaluations/alignment_weight": self._by_round(self._weights),
-                "evaluations/consensus_distance": np.stack(self._distance),
+                "evaluations/round": np.array(rows.evaluated),
+                "evaluations/accuracy": self._by_round(rows.accuracy),
+                "evaluations/alignment_weight": self._by_round(rows.weights),
+                "evaluations/consensus_distance": self._by_component(rows.distance),
             }
-        if self._widths:
-            arrays["evaluations/widths"] = self._by_round(self._widths)
-        return arrays | self._gather_links()
+        if rows.widths:
+            arrays["evaluations/widths"] = self._by_round(rows.widths)
+        return arrays | self._gather_links(rows)
 
     def _of_all(self, ids: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values [A, ...] of the agents `ids` as rows of all that live here; nan for those that are away."""
@@ -176,6 +210,11 @@ class Recorder:
         """[A_local, ...] per round to [R, A, ...] over all agents."""
         return self.world.gather_agents(self.ids, np.stack(rows, axis=1)).swapaxes(0, 1)
 
+    def _by_component(self, distances: Sequence[Mapping[Component, float]]) -> NDArray[np.float64]:
+        """Distances per evaluation as [E, component]; nan for components of other eras."""
+        table = [[distance.get(component, np.nan) for component in self.components] for distance in distances]
+        return np.array(table, np.float64)
+
     def _by_slice(self, counts: Iterable[Mapping[str, int]]) -> NDArray[np.int64]:
         """Bytes by slice [S] over the links of all graphs, wherever the agents are."""
         total: Counter[str] = Counter()
@@ -183,14 +222,14 @@ class Recorder:
             total.update(counted)
         return np.array([total[name] for name in self.slice_names], np.int64)
 
-    def _gather_links(self) -> dict[str, NDArray[np.generic]]:
-        mine = [[self.world.rank, peer, name, size] for (peer, name), size in sorted(self._links.items())]
+    def _gather_links(self, rows: Rows) -> dict[str, NDArray[np.generic]]:
+        mine = [[self.world.rank, peer, name, size] for (peer, name), size in sorted(rows.links.items())]
         table = np.array(list(chain(*(self.world.gather_json(mine) or []))), np.int64).reshape(-1, 4)
         columns = ("source", "destination", "slice", "bytes")
-        last_round = np.full(len(table), self._rounds[-1])
+        last_round = np.full(len(table), rows.rounds[-1])
         return {"links/last_round": last_round} | {f"links/{name}": table[:, k] for k, name in enumerate(columns)}
 
-    def _attributes(self) -> dict[str, dict[str, list[str]]]:
+    def _attributes(self, rows: Rows) -> dict[str, dict[str, list[str]]]:
         terms, names = list(LOSS_TERMS), self.slice_names
         return {
             "rounds/loss": {"dimensions": ["round", "agent", "term"], "term": terms},
@@ -199,9 +238,9 @@ class Recorder:
             "ranks/seconds": {"dimensions": ["round", "rank", "phase"], "phase": list(PHASES)},
             "ranks/travel_seconds": {"dimensions": ["round", "rank"]},
             "ranks/sent_bytes": {"dimensions": ["round", "rank", "slice"], "slice": names},
-        } | (self._evaluation_attributes() if self._evaluated else {})
+        } | (self._evaluation_attributes(rows) if rows.evaluated else {})
 
-    def _evaluation_attributes(self) -> dict[str, dict[str, list[str]]]:
+    def _evaluation_attributes(self, rows: Rows) -> dict[str, dict[str, list[str]]]:
         return {
             "evaluations/accuracy": {
                 "dimensions": ["evaluation", "agent", "split", "weighting", "prediction"],
@@ -214,7 +253,7 @@ class Recorder:
                 "dimensions": ["evaluation", "component"],
                 "component": [name for name, _ in self.components],
             },
-        } | ({"evaluations/widths": self._width_attributes()} if self._widths else {})
+        } | ({"evaluations/widths": self._width_attributes()} if rows.widths else {})
 
     def _width_attributes(self) -> dict[str, list[str]]:
         dimensions = ["evaluation", "agent", "modality", "type"]

@@ -21,6 +21,7 @@ from parse_mpi.errors import EXIT_OK, ParseMpiError, StorageError
 from parse_mpi.exchange.devices import oversubscription, seat_lines, take_seat
 from parse_mpi.exchange.host import usable_cores
 from parse_mpi.exchange.world import World
+from parse_mpi.job import Job
 from parse_mpi.jobfile import JobFile
 from parse_mpi.plan import Plan, make_plan
 from parse_mpi.run.assembly import assemble
@@ -28,13 +29,17 @@ from parse_mpi.run.display import Display
 from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.provenance import add_launch, versions
 from parse_mpi.run.recorder import Recorder
-from parse_mpi.run.resume import first_round
+from parse_mpi.run.resume import first_round, owned
 from parse_mpi.run.trainer import Listener, Trainer
 from parse_mpi.storage.checkpoint import open_checkpoint
 from parse_mpi.storage.metrics import consolidate
+from parse_mpi.storage.owner import Owner
+from parse_mpi.storage.parallel import require_parallel_hdf5
 from parse_mpi.storage.rundir import RunDirectory, RunState
+from parse_mpi.storage.saver import Saver
 
 LOST_END = "the checkpoint of the last round could not be written; the same command trains the missing rounds again"
+UNPROVEN_BITS = "mode: exact is proven on CPUs; a GPU may choose other kernels, and so other bits, by rank count"
 
 
 @dataclass(frozen=True)
@@ -48,39 +53,47 @@ class Request:
     command: Sequence[str]
 
 
-def run_job(world: World, request: Request) -> RunState:
+def run_job(world: World, request: Request, stop: StopRequest) -> RunState:
     """Start or resume the run on all ranks and train; returns the state that was written to state.json.
 
     Raises ParseMpiError on every rank alike for all that a user can mend.
     """
     job = request.jobfile.job
-    stop = StopRequest()
-    stop.listen()
     use_threads(job.mode)
     dataset = load_dataset(job.data, job.seed, readers=world.ranks_on_host())
     plan = make_plan(request.jobfile, dataset, world.size)
     world.require_equal("job and data (their digest)", plan.digest)
     world.require_equal("installed versions", ", ".join(f"{k} {v}" for k, v in versions().items()))
+    if job.checkpoint.shards == "single":
+        require_parallel_hdf5(world)
     device, seats = take_seat(world, job.device, len(plan.agents_on(world.rank)))
 
     run = RunDirectory(request.out)
     display = Display(world.rank, run.log_dir, plan)
-    done = first_round(world, run, plan, request.fresh, display)
-    display.start(seat_lines(seats), [*caveats(plan, dataset), *oversubscription(seats)], done, run.path)
-    if job.mode == "exact" and device.type == "cuda":
-        display.warn("mode: exact is proven on CPUs; a GPU may choose other kernels, and so other bits, by rank count")
-    if done >= (request.stop_after or job.train.rounds):
-        display.say(f"{run.path}: round {done} of {job.train.rounds} is done, nothing is left; --fresh starts over")
-        return _end(world, run, _final_state(job.train.rounds, done, done, ""), display)
+    stop.say = display.say
+    with owned(world, run, stop, display) as owner:
+        done = first_round(world, owner, plan, request.fresh, display)
+        display.start(seat_lines(seats), [*caveats(plan, dataset), *oversubscription(seats)], done, run.path)
+        if job.mode == "exact" and device.type == "cuda":
+            display.warn(UNPROVEN_BITS)
+        if done >= (request.stop_after or job.train.rounds):
+            display.say(f"{run.path}: round {done} of {job.train.rounds} is done, nothing is left; --fresh starts over")
+            return _end(world, owner, _final_state(job.train.rounds, done, done, ""), display)
 
-    trainer = build_trainer(world, plan, dataset, run.path, device, display, done)
-    if done:
-        trainer.restore(open_checkpoint(run.path, done))
-    if world.rank == 0:
-        add_launch(run.provenance_path, request.command, seats, done, job.seed)
-        trainer.recorder.write_tables(dataset)
-    last_round = min(job.train.rounds, request.stop_after or job.train.rounds)
-    return _train(world, run, trainer, done, last_round, stop, display)
+        saver = Saver(
+            world, run.path, job.checkpoint.keep,
+            announce=lambda saved: run.write_state(_running(saved, job)),
+            still_ours=owner.require if owner else lambda: None,  # asked on rank 0 alone
+            single=job.checkpoint.shards == "single",
+        )  # fmt: skip
+        trainer = build_trainer(world, plan, dataset, saver, device, display, done)
+        if done:
+            trainer.restore(open_checkpoint(run.path, done))
+        if world.rank == 0:
+            add_launch(run.provenance_path, request.command, seats, done, job.seed)
+            trainer.recorder.write_tables(dataset)
+        last_round = min(job.train.rounds, request.stop_after or job.train.rounds)
+        return _train(world, owner, trainer, done, last_round, stop, display)
 
 
 def use_threads(mode: str) -> None:
@@ -92,14 +105,14 @@ def use_threads(mode: str) -> None:
 
 
 def build_trainer(
-    world: World, plan: Plan, dataset: Dataset, run_dir: Path, device: torch.device, listener: Listener, done: int = 0
+    world: World, plan: Plan, dataset: Dataset, saver: Saver, device: torch.device, listener: Listener, done: int = 0
 ) -> Trainer:
     """Everything around the agents of this rank, as they are at their initial values in the era of round `done`."""
     inputs = Inputs(plan, dataset, agree_on_scaling(world, plan, dataset))
     assembly = assemble(world, plan.at(max(done - 1, 0)), inputs, device)
-    recorder = Recorder(world, plan, run_dir)
+    recorder = Recorder(world, plan, saver.run_dir)
     header: dict[str, str | int] = {"job_digest": plan.digest, "seed": plan.job.seed, "ranks": world.size}
-    return Trainer(world, plan, assembly, run_dir, recorder, header, listener)
+    return Trainer(world, plan, assembly, saver, recorder, header, listener)
 
 
 def agree_on_scaling(world: World, plan: Plan, dataset: Dataset) -> Standardisation:
@@ -125,7 +138,7 @@ def agree_on_scaling(world: World, plan: Plan, dataset: Dataset) -> Standardisat
 
 def _train(
     world: World,
-    run: RunDirectory,
+    owner: Owner | None,
     trainer: Trainer,
     done: int,
     last_round: int,
@@ -133,29 +146,26 @@ def _train(
     display: Display,
 ) -> RunState:
     """Train, with state.json up to date after every checkpoint and whatever happens."""
-    rounds = trainer.plan.job.train.rounds
-    saved = done
-
-    def committed(round_index: int) -> None:
-        nonlocal saved
-        saved = round_index
-        if world.rank == 0:
-            run.write_state(RunState(round=saved, rounds=rounds, status="running"))
-
-    committed(done)
+    job = trainer.plan.job
+    rounds = job.train.rounds
+    if owner is not None:
+        owner.run.write_state(_running(done, job))
     try:
-        reason = trainer.train(done, last_round, stop, committed)
+        reason = trainer.train(done, last_round, stop)
     except ParseMpiError as error:
-        if world.rank == 0:
+        if owner is not None:
             with suppress(StorageError):  # the error that ended the run is the one to tell
                 code, why = error.exit_code, str(error)
-                run.write_state(RunState(round=saved, rounds=rounds, status="failed", reason=why, exit_code=code))
-                consolidate(run.path)
+                _leave(owner, RunState(round=trainer.saved, rounds=rounds, status="failed", reason=why, exit_code=code))
         raise
     finally:
         display.stop()
     trainer.close()
-    return _end(world, run, _final_state(rounds, saved, last_round, reason), display)
+    return _end(world, owner, _final_state(rounds, trainer.saved, last_round, reason), display)
+
+
+def _running(saved: int, job: Job) -> RunState:
+    return RunState(round=saved, rounds=job.train.rounds, status="running")
 
 
 def _final_state(rounds: int, saved: int, last_round: int, reason: str) -> RunState:
@@ -168,11 +178,19 @@ def _final_state(rounds: int, saved: int, last_round: int, reason: str) -> RunSt
     return RunState(round=saved, rounds=rounds, status="stopped", reason=why, exit_code=EXIT_OK)
 
 
-def _end(world: World, run: RunDirectory, state: RunState, display: Display) -> RunState:
-    """The state first, then what is derived: one metrics file and the table. Every rank waits for rank 0."""
-    if world.rank == 0:
-        run.write_state(state)
-        consolidate(run.path)
-        display.result(run.path)
+def _end(world: World, owner: Owner | None, state: RunState, display: Display) -> RunState:
+    """Leave the directory and show the table. Every rank waits for rank 0."""
+    if state.status == "stopped":
+        display.say(f"stopped at round {state.round} of {state.rounds}: {state.reason}")
+    if owner is not None:
+        _leave(owner, state)
+        display.result(owner.run.path)
     world.barrier()
     return state
+
+
+def _leave(owner: Owner, state: RunState) -> None:
+    """The state first, then what is derived: one metrics file. Raises StorageError, also where all this is not ours."""
+    owner.require()
+    owner.run.write_state(state)
+    consolidate(owner.run.path)

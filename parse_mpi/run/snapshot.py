@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from parse_mpi.agents.group import AgentGroup
 from parse_mpi.errors import StorageError
+from parse_mpi.exchange.world import World
 from parse_mpi.storage.checkpoint import Checkpoint
 from parse_mpi.storage.shard import AgentArray
 
 
-def snapshot(group: AgentGroup) -> list[AgentArray]:
-    """Host arrays of parameters and optimiser state of every slice, each agent's position in its data, and what the
-    weight of its alignment term remembers.
+class Snapshot:
+    """Copies in host memory of what belongs to a group's agents, so that they can be written while it trains on.
 
-    Where rows stand in ascending id on a CPU, as they do when the job lists every kind once, they are views of the
-    live rows, not copies: write them before the next step.
-
-    Random streams and graph schedules are functions of the job's seed and the round, so that nothing of them is stored
-    beside the header's seed and the round itself.
+    The memory is kept from one time to the next: touching new pages takes longer than copying.
     """
-    arrays = []
-    for name, rows in group.slices.items():
-        order = np.argsort(rows.agents)
-        for key, matrix in rows.matrices().items():
-            in_order = bool((np.diff(order) == 1).all())
-            values = matrix.cpu().numpy()
-            arrays.append(AgentArray(f"slices/{name}/{key}", rows.agents[order], values if in_order else values[order]))
-    order = np.argsort(group.ids)
-    ids = group.ids[order]
-    arrays.append(AgentArray("agents/steps", ids, np.full(len(ids), group.steps, np.int64)))
-    for key, state in group.alignment.state.items():
-        arrays.append(AgentArray(f"agents/{key}", ids, state.cpu().numpy()[order]))
-    return arrays
+
+    def __init__(self, group: AgentGroup):
+        self._group = group
+        self._copies: dict[str, Tensor] = {}
+        self._orders = {
+            name: torch.from_numpy(np.argsort(rows.agents)).to(group.device) for name, rows in group.slices.items()
+        }
+        self._order = torch.from_numpy(np.argsort(group.ids)).to(group.device)
+
+    def take(self) -> list[AgentArray]:
+        """Parameters and optimiser state of every slice, each agent's position in its data, and what the weight of its
+        alignment term remembers, as they are now; agents in ascending id. Overwrites what was taken before.
+
+        Random streams and graph schedules are functions of the job's seed and the round, so that nothing of them is
+        stored beside the header's seed and the round itself.
+        """
+        group, arrays = self._group, []
+        for name, rows in group.slices.items():
+            ids = np.sort(rows.agents)
+            for key, matrix in rows.matrices().items():
+                label = f"slices/{name}/{key}"
+                arrays.append(AgentArray(label, ids, self._copy(label, matrix, self._orders[name])))
+        ids = np.sort(group.ids)
+        arrays.append(AgentArray("agents/steps", ids, np.full(len(ids), group.steps, np.int64)))
+        for key, state in group.alignment.state.items():
+            label = f"agents/{key}"
+            arrays.append(AgentArray(label, ids, self._copy(label, state, self._order)))
+        return arrays
+
+    def _copy(self, label: str, matrix: Tensor, order: Tensor) -> np.ndarray:
+        on_gpu = matrix.device.type == "cuda"
+        if label not in self._copies:
+            self._copies[label] = torch.empty(matrix.shape, dtype=matrix.dtype, pin_memory=on_gpu)
+        copy = self._copies[label]
+        if on_gpu:
+            copy.copy_(matrix.index_select(0, order))
+        else:
+            torch.index_select(matrix, 0, order, out=copy)
+        return copy.numpy()
+
+
+def on_first_rank(node: World, arrays: Sequence[AgentArray]) -> list[AgentArray]:
+    """The rows of all ranks of a node on its first rank, agents in ascending id; nothing on the others."""
+    own = {array.name: array for array in arrays}
+    told = node.all_json({name: [array.values.dtype.str, array.values.shape[1:]] for name, array in own.items()})
+    merged = []
+    for name, (dtype, shape) in {name: row for rank in told for name, row in rank.items()}.items():
+        nothing = np.empty(0, np.int64), np.empty((0, *shape), dtype)
+        ids, values = (own[name].agents, own[name].values) if name in own else nothing
+        if collected := node.collect_agents(ids, values):
+            merged.append(AgentArray(name, *collected))
+    return merged
 
 
 def restore(group: AgentGroup, checkpoint: Checkpoint) -> None:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parse_mpi.errors import NonFiniteError
 from parse_mpi.exchange.progress import Progress, fastest_mode
 from parse_mpi.exchange.world import World
-from parse_mpi.methods.base import LOSS_TERMS
 from parse_mpi.plan import Plan
 from parse_mpi.run.assembly import Assembly, succeed
 from parse_mpi.run.consensus import consensus_distances
 from parse_mpi.run.evaluation import SPLITS
+from parse_mpi.run.nonfinite import Diverged, find_diverged, newly_broken, plan_without
 from parse_mpi.run.phases import PhaseTimer
 from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.recorder import Recorder
-from parse_mpi.run.snapshot import restore, snapshot
-from parse_mpi.storage.checkpoint import Checkpoint, save_checkpoint
+from parse_mpi.run.snapshot import Snapshot, on_first_rank, restore
+from parse_mpi.storage.checkpoint import Checkpoint
+from parse_mpi.storage.saver import EvictedError, Saver, SaveRecord
+from parse_mpi.storage.shard import AgentArray
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Listener(Protocol):
 
     def say(self, text: str) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
     def warn(self, text: str) -> None: ...
 
 
@@ -54,7 +56,7 @@ class Trainer:
         world: World,
         plan: Plan,
         assembly: Assembly,
-        run_dir: Path,
+        saver: Saver,
         recorder: Recorder,
         header: Mapping[str, str | int],
         listener: Listener,
@@ -62,7 +64,7 @@ class Trainer:
         self.world = world
         self.now = assembly
         self.plan = plan
-        self.run_dir = run_dir
+        self.saver = saver
         self.recorder = recorder
         self.header = header
         self.listener = listener
@@ -70,42 +72,49 @@ class Trainer:
         self.overlaps = self.plan.job.train.order == "consensus"
         self.progress = Progress("none")
         self.travel_s = self._sent_at = 0.0
+        self.snapshot = Snapshot(assembly.group)
+        self.node = world.on_host() if plan.job.checkpoint.by_node(world.size) else None
+        self.stop = StopRequest()
+        self.saved = 0
 
-    def train(self, first_round: int, last_round: int, stop: StopRequest, committed: Callable[[int], None]) -> str:
+    def train(self, first_round: int, last_round: int, stop: StopRequest) -> str:
         """Train from `first_round` finished rounds up to `last_round`, the end of which is evaluated and saved.
 
-        Returns "", or the request to stop that the ranks agreed on. committed: told after every checkpoint. Raises
-        NonFiniteError on every rank when an agent's loss or gradient is not finite.
+        Returns "", or the request to stop that the ranks agreed on; `saved` is the round of the newest checkpoint then.
+        Raises NonFiniteError on every rank when an agent diverges and the job says to stop, and EvictedError when
+        another launch has taken the run directory over.
         """
         job = self.plan.job
-        asked_to_stop = False
+        self.stop, self.saved, asked_to_stop = stop, first_round, False
         self.choose_progress()
         for done in range(first_round + 1, last_round + 1):
             self.enter_era(done - 1)
             try:
-                losses, asked_to_stop = self.train_round(done - 1, stop.raised)
+                losses, asked_to_stop = self.train_round(done - 1)
             except NonFiniteError:
-                self.flush()  # the rounds before the one that failed are those to look at
+                self.save(done - 1, checkpoint=False)  # the rounds before the one that failed are those to look at
+                self.settle()
                 raise
             self._reweigh(done)
             ends = asked_to_stop or done == last_round
             evaluated = self.evaluate(done, losses) if ends or done % job.evaluate.every == 0 else None
             self.recorder.add_round(done, self.now, losses, self.timer.take(), self.travel_s)
-            if ends or done % job.checkpoint.every == 0:
-                if self.save(done):
-                    committed(done)
-            elif evaluated:
-                self.flush()
+            if ends or evaluated or done % job.checkpoint.every == 0:
+                self.save(done, checkpoint=ends or done % job.checkpoint.every == 0)
             self.listener.progress(RoundDone(done, evaluated))
             if asked_to_stop:
                 break
+        self.settle()
         if failure := self.recorder.write_ending(self.timer.take()):
             self.listener.warn(failure)
         return str(next(filter(None, self.world.all_json(stop.reason)))) if asked_to_stop else ""
 
     def close(self) -> None:
-        """Give the communicators back; all ranks call it together."""
+        """Give the communicators and the writing thread back; all ranks call it together."""
         self.now.free()
+        self.saver.close()
+        if self.node is not None:
+            self.node.free()
 
     def choose_progress(self) -> None:
         """How rows are kept moving while agents learn: as the job says, or what is fastest here, measured."""
@@ -120,11 +129,13 @@ class Trainer:
         """Where events of the job change who holds what, or who can talk to whom, from this round on: change it."""
         plan = self.plan.at(round_index)
         if plan is not self.now.plan:
+            self.settle()  # what is being written are copies of the era that ends
             self.now = succeed(self.world, self.now, plan)
+            self.snapshot = Snapshot(self.now.group)
             for what in plan.what:
                 self.listener.say(f"round {plan.start}: {what}")
 
-    def train_round(self, round_index: int, stop_raised: bool) -> tuple[Tensor, bool]:
+    def train_round(self, round_index: int) -> tuple[Tensor, bool]:
         """One round of the paper. Returns mean loss terms [A, T] and the agreed wish to stop.
 
         Adapt, then combine: the rows that agents have learnt travel. Consensus: the rows of the round's beginning
@@ -135,15 +146,17 @@ class Trainer:
         # Step 1: every agent takes H optimiser steps on its own samples.
         with self.timer("local_steps"), self.progress.during(self.now.exchanges):
             losses, finite = self.now.group.local_steps(self.progress.poll)
-        flags = self.world.start_any_of([not bool(finite.all()), stop_raised])
+        flags = self.world.start_any_of([not bool(finite.all()), self.stop.raised, self.saver.unfinished])
         if not self.overlaps:
             self._send(round_index)
         # Step 2: every agent moves each of its slices towards its neighbours on that slice's graph.
         self._mix()
-        # Step 3: the ranks agree whether to go on, before anything is saved.
-        nonfinite, asked_to_stop = flags()
+        # Step 3: the ranks agree whether to go on, before anything is saved, and on what has been saved meanwhile.
+        nonfinite, asked_to_stop, writing = flags()
+        if not writing:
+            self._advance()
         if nonfinite:
-            self._raise_nonfinite(round_index + 1, losses, finite)
+            self._lose(find_diverged(self.world, self.now.group, losses, finite, round_index + 1))
         return losses, asked_to_stop
 
     def _send(self, round_index: int) -> None:
@@ -185,42 +198,81 @@ class Trainer:
             loss, mean = self.world.gather_agents(group.ids, mine).mean(0)
         return float(loss), float(mean)
 
-    def save(self, done: int) -> bool:
-        """Write metrics and a checkpoint; False with a warning where that failed and training goes on from memory."""
-        if not self.flush():
-            return False
+    def save(self, done: int, checkpoint: bool) -> None:
+        """Begin to write the metrics and, where asked for, a checkpoint; training goes on meanwhile."""
+        self.settle()
+        with self.timer("record"):
+            segment = self.recorder.take()
         with self.timer("checkpoint"):
-            arrays = snapshot(self.now.group)
             weights = json.dumps(self.now.budget.weights if self.now.budget else {})
-            header = {**self.header, "slice_weights": weights}
-            record = save_checkpoint(self.world, self.run_dir, done, arrays, header, self.plan.job.checkpoint.keep)
-        if not record.committed:
-            self.listener.warn(f"round {done}: NO CHECKPOINT WRITTEN, training goes on from memory: {record.reason}")
-        return record.committed
+            isolated = json.dumps(self.plan.isolated)
+            header = {**self.header, "slice_weights": weights, "isolated": isolated}
+            self.saver.begin(done, self._state if checkpoint else None, header, segment)
+
+    def settle(self) -> None:
+        """Wait until what is being written is written."""
+        with self.timer("checkpoint"):
+            record = self.saver.finish()
+        self._tell(record)
+
+    def _advance(self) -> None:
+        """The next step of what is being saved, now that no rank is writing."""
+        with self.timer("checkpoint"):
+            record = self.saver.advance()
+        self._tell(record)
+
+    def _state(self) -> list[AgentArray]:
+        """Copies of what this rank is to write: of its own agents, or of all on its node."""
+        arrays = self.snapshot.take()
+        return arrays if self.node is None else on_first_rank(self.node, arrays)
+
+    def _tell(self, record: SaveRecord | None) -> None:
+        """Say how a save ended; a failure is a loud warning, and training goes on from memory."""
+        if record is None:
+            return
+        self.recorder.settle(record.metrics_written)
+        self.stop.save_took(record.seconds)
+        at = f"round {record.round_index}"
+        if record.evicted:
+            raise EvictedError(f"{at}: {record.reason}")
+        if record.committed:
+            self.saved = record.round_index
+            megabytes, paused_ms = record.size_bytes / 1e6, 1e3 * record.pause_seconds
+            written = f"{megabytes:.1f} MB in {record.seconds:.2f} s, training stood still for {paused_ms:.1f} ms of it"
+            self.listener.note(f"{at}: checkpoint of {written}")
+        if record.checkpoint and not record.committed:
+            self.listener.warn(f"{at}: NO CHECKPOINT WRITTEN, training goes on from memory: {record.reason}")
+        elif not record.metrics_written:
+            self.listener.warn(f"{at}: METRICS NOT WRITTEN, kept in memory until the next time: {record.reason}")
+        elif record.reason:
+            self.listener.warn(f"{at}: {record.reason}")
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Give the agents of this rank, and the budget, the state that `save` put into a checkpoint."""
+        if isolated := json.loads(str(checkpoint.header.get("isolated", "[]"))):
+            listed = ", ".join(f"agent {agent} since round {done}" for done, agent in isolated)
+            self.listener.warn(f"cut off before (train.on_nonfinite: isolate): {listed}")
+            for done in sorted({done for done, _ in isolated}):  # one round after the other, as it happened
+                self._follow(self.plan.without([(at, agent) for at, agent in isolated if at <= done]))
+            self.enter_era(checkpoint.round_index - 1)
         restore(self.now.group, checkpoint)
         if self.now.budget:
             self.now.budget.weights = json.loads(str(checkpoint.header["slice_weights"]))
 
-    def flush(self) -> bool:
-        """Write the metrics since the last time; False with a warning where that failed."""
-        with self.timer("record"):
-            failure = self.recorder.flush()
-        if failure:
-            self.listener.warn(f"METRICS NOT WRITTEN, kept in memory until the next time: {failure}")
-        return not failure
+    def _lose(self, lost: Diverged) -> None:
+        """Go on without agents that diverged, from the next round on.
 
-    def _raise_nonfinite(self, done: int, losses: Tensor, finite: Tensor) -> None:
-        mine = []
-        for k in torch.nonzero(~finite).flatten().tolist():
-            terms = [term for t, term in enumerate(LOSS_TERMS) if not bool(torch.isfinite(losses[k, t]))]
-            what = f"loss {', '.join(terms[1:] or terms)}" if terms else "gradient"
-            mine.append(f"agent {self.now.group.agents[k].id} ({self.now.group.agents[k].kind}): {what}")
-        found = [line for lines in self.world.all_json(mine) for line in lines]
-        raise NonFiniteError(
-            f"round {done}: not finite: {'; '.join(found[:6])}{' and more' if len(found) > 6 else ''}.\n"
-            "These agents kept their last finite parameters, and the newest checkpoint is sound. Lower "
-            "train.optimiser.lr or method.beta, or look for extreme values in the data, then start again with --fresh."
-        )
+        Raises NonFiniteError where the job says to stop instead, or where nobody is left.
+        """
+        plan = plan_without(self.plan, lost)
+        self.listener.warn(f"{lost}. CUT OFF FROM NOW ON (train.on_nonfinite: isolate); the others go on.")
+        for what in newly_broken(self.plan, plan, lost.done):
+            self.listener.warn(f"{what}; agents in different components no longer learn from each other")
+        self._follow(plan)
+        if failure := self.recorder.write_eras():
+            self.listener.warn(failure)
+
+    def _follow(self, plan: Plan) -> None:
+        """Take the plan of the same run with fewer agents; what changes does so in `enter_era`."""
+        self.plan = plan
+        self.recorder.follow(plan)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,7 +27,21 @@ DIGEST_ATTRIBUTE = "sha256"
 
 # The format of HDF5 1.8: old enough for every reader, with checksums in its headers and no 64 KiB limit on attributes.
 _LIBRARY_VERSIONS = ("v108", "v108")
+_VIRTUAL_VERSIONS = ("v110", "v110")  # the first that has virtual data sets
 _PAGE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class VirtualArray:
+    """A data set whose rows lie in data sets of the same name in other files.
+
+    parts: file, relative to the directory of this one -> where its rows stand here, as closed ranges [first, last].
+    Where a file is missing, rows read as NaN, or -1 in integers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    parts: Mapping[str, Sequence[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -42,27 +56,65 @@ class Layout:
     digests: dict[str, str]
 
 
-def lay_out(arrays: Mapping[str, Array], attributes: Attributes) -> Layout:
+@dataclass(frozen=True)
+class Headers:
+    """All bytes of an HDF5 file but those of its arrays.
+
+    pieces: offset -> bytes, in file order. offsets: data set name -> its first byte, for data sets that have bytes.
+    size_bytes: of the whole file.
+    """
+
+    pieces: dict[int, memoryview]
+    offsets: dict[str, int]
+    size_bytes: int
+
+
+def lay_out(arrays: Mapping[str, Array], attributes: Attributes, virtual: Mapping[str, VirtualArray] = {}) -> Layout:
     """Lay out an HDF5 file with these data sets and attributes.
 
     arrays: full data set name -> numbers, booleans or strings of any shape, empty and scalar ones included. Unicode
     arrays become fixed-length UTF-8. attributes: name of a group or data set ("" is the root) -> its attributes; a
     group that holds no data set is made. Every data set gets an attribute `sha256` of its bytes, for readers to check.
-    The same content gives the same bytes. Raises TypeError for a dtype that a reader would have to unpickle.
+    virtual: data sets with their bytes in other files, which take HDF5 1.10 to read. The same content gives the same
+    bytes. Raises TypeError for a dtype that a reader would have to unpickle.
     """
     stored = {name.strip("/"): _storable(name, array) for name, array in arrays.items()}
-    digests = {name: hashlib.sha256(_bytes_of(array)).hexdigest() for name, array in stored.items()}
+    digests = {name: hashlib.sha256(bytes_of(array)).hexdigest() for name, array in stored.items()}
+    headers = lay_out_headers(stored, digests, attributes, virtual)
+    content = headers.pieces | {offset: bytes_of(stored[name]) for name, offset in headers.offsets.items()}
+    return Layout([content[offset] for offset in sorted(content)], digests)
+
+
+def lay_out_headers(
+    arrays: Mapping[str, Array],
+    digests: Mapping[str, str],
+    attributes: Attributes,
+    virtual: Mapping[str, VirtualArray] = {},
+) -> Headers:
+    """The file of `lay_out` without its arrays, of which shape and dtype alone are looked at.
+
+    digests: sha256 of every data set by name. Other digests in their place move nothing.
+    """
     sparse = _SparseFile()
-    with h5py.File(sparse, "w", libver=_LIBRARY_VERSIONS) as file:
-        offsets = {name: _create(file, name, array) for name, array in stored.items()}
+    with h5py.File(sparse, "w", libver=_VIRTUAL_VERSIONS if virtual else _LIBRARY_VERSIONS) as file:
+        allocated = {name: _create(file, name, array) for name, array in arrays.items()}
+        for name, array in virtual.items():
+            _create_virtual(file, name, array)
         for name, digest in digests.items():
             file[name].attrs[DIGEST_ATTRIBUTE] = digest
         for name, values in attributes.items():
-            target = file[name] if name.strip("/") in stored else file.require_group(name or "/")
+            target = file[name] if name.strip("/") in arrays else file.require_group(name or "/")
             for key, value in values.items():
                 target.attrs[key] = _attribute(value)
-    extents = [(offset, _bytes_of(stored[name])) for name, offset in offsets.items() if offset is not None]
-    return Layout(list(_in_file_order(sparse, extents)), digests)
+    offsets = {name: offset for name, offset in allocated.items() if offset is not None}
+    pieces: dict[int, memoryview] = {}
+    position = 0
+    for offset, name in sorted((offset, name) for name, offset in offsets.items()):
+        if offset > position:
+            pieces[position] = sparse.between(position, offset)
+        position = offset + arrays[name].nbytes
+    pieces[position] = sparse.between(position, sparse.size_bytes)
+    return Headers(pieces, offsets, sparse.size_bytes)
 
 
 def _storable(name: str, array: Array) -> Array:
@@ -82,7 +134,8 @@ def _attribute(value: Attribute) -> Any:
     return np.array(value, dtype=h5py.string_dtype()) if is_text else value
 
 
-def _bytes_of(array: Array) -> memoryview:
+def bytes_of(array: Array) -> memoryview:
+    """The bytes of an array in C order, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
@@ -93,24 +146,44 @@ def _create(file: h5py.File, name: str, array: Array) -> int | None:
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     creation.set_obj_track_times(False)
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_create_intermediate_group(True)
     data_type = h5py.h5t.py_create(array.dtype, logical=True)
     space = h5py.h5s.create_simple(array.shape) if array.shape else h5py.h5s.create(h5py.h5s.SCALAR)
-    data_set = h5py.h5d.create(file.id, name.encode(), data_type, space, creation, links)
-    offset: int | None = data_set.get_offset()
+    data_set = h5py.h5d.create(file.id, name.encode(), data_type, space, creation, _with_groups())
+    offset: int | None = data_set.get_offset() if array.nbytes else None
     if offset is None and array.nbytes:
         raise RuntimeError(f"{name}: libhdf5 allocated no space for {array.nbytes} bytes")
     return offset
 
 
-def _in_file_order(sparse: _SparseFile, extents: list[tuple[int, memoryview]]) -> Iterator[memoryview]:
-    position = 0
-    for offset, values in sorted(extents, key=lambda extent: extent[0]):
-        yield sparse.between(position, offset)
-        yield values
-        position = offset + len(values)
-    yield sparse.between(position, sparse.size_bytes)
+def _create_virtual(file: h5py.File, name: str, array: VirtualArray) -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.VIRTUAL)
+    creation.set_obj_track_times(False)
+    dtype = np.dtype(array.dtype)
+    if dtype.kind in "fci":
+        creation.set_fill_value(np.array([-1 if dtype.kind == "i" else np.nan], dtype))
+    of_each_row = array.shape[1:]
+    for file_name, ranges in array.parts.items():
+        there_shape = (sum(last - first + 1 for first, last in ranges), *of_each_row)
+        if not all(there_shape):
+            continue  # libhdf5 can't read everything that has a mapping of nothing
+        here = h5py.h5s.create_simple(array.shape)
+        here.select_none()
+        for first, last in ranges:
+            start, block = (first, *(0 for _ in of_each_row)), (last - first + 1, *of_each_row)
+            here.select_hyperslab(start, (1,) * len(start), block=block, op=h5py.h5s.SELECT_OR)
+        there = h5py.h5s.create_simple(there_shape)
+        # libhdf5 takes % in a name for a pattern.
+        creation.set_virtual(here, file_name.encode(), name.replace("%", "%%").encode(), there)
+    space, data_type = h5py.h5s.create_simple(array.shape), h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(file.id, name.encode(), data_type, space, creation, _with_groups())
+
+
+def _with_groups() -> h5py.h5p.PropLCID:
+    """Have the groups of a data set's name made with it."""
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    return links
 
 
 class _SparseFile(io.RawIOBase):

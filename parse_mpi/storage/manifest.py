@@ -1,29 +1,45 @@
 """The manifest of a checkpoint: which agent's row of which array lies in which shard, and what every byte hashes to.
 
 A checkpoint exists when its manifest does: the manifest is written last and holds a digest of itself.
+
+Format versions: 1, a shard per rank; 2, the version that is written, with a view (`view`, storage/view.py) and shards
+that may hold the agents of several ranks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from parse_mpi.errors import StorageError
+from parse_mpi.storage.read import read_small_file
 from parse_mpi.storage.write import write_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+LARGEST_MANIFEST_BYTES = 1 << 27
+MOST_AGENTS = 1 << 24
 _OWN_DIGEST = "manifest_sha256"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AgentRanges = tuple[tuple[Annotated[int, Field(ge=0)], int], ...]
+
+
+def _refuse_overlaps(ranges: Sequence[tuple[int, int]]) -> None:
+    """Raises ValueError unless each range ends before the next begins, and the last below MOST_AGENTS."""
+    previous = -1
+    for first, last in ranges:
+        if not previous < first <= last < MOST_AGENTS:
+            raise ValueError(f"agents {first} to {last}: ids must ascend, up to {MOST_AGENTS - 1}")
+        previous = last
 
 
 class _Record(BaseModel):
@@ -38,12 +54,24 @@ class ShardFile(_Record):
     sha256: Sha256
 
 
+class ViewFile(ShardFile):
+    """The view of all shards as one, for other programs: nothing is ever loaded from it."""
+
+    file: Annotated[str, Field(pattern=r"^view\.h5$")]
+
+
 class ArrayPart(_Record):
     """The rows of an array in one shard, in this order: agents in closed ranges [first, last], ascending."""
 
     shard: Annotated[int, Field(ge=0)]
     agents: AgentRanges
     sha256: Sha256
+
+    @field_validator("agents")
+    @classmethod
+    def _ascend(cls, ranges: AgentRanges) -> AgentRanges:
+        _refuse_overlaps(ranges)
+        return ranges
 
 
 class ArrayEntry(_Record):
@@ -53,6 +81,29 @@ class ArrayEntry(_Record):
     dtype: Annotated[str, Field(pattern=r"^[<>|][biufcS][0-9]+$")]
     parts: tuple[ArrayPart, ...]
 
+    @field_validator("parts")
+    @classmethod
+    def _are_disjoint(cls, parts: tuple[ArrayPart, ...]) -> tuple[ArrayPart, ...]:
+        _refuse_overlaps(sorted(run for part in parts for run in part.agents))
+        return parts
+
+    @field_validator("dtype")
+    @classmethod
+    def _exists(cls, dtype: str) -> str:
+        try:
+            return np.dtype(dtype).str
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def agents(self) -> NDArray[np.int64]:
+        """The ids that have a row, ascending int64[k]."""
+        return np.sort(np.concatenate([np.empty(0, np.int64), *(from_ranges(part.agents) for part in self.parts)]))
+
 
 class Manifest(_Record):
     """The content of manifest.json."""
@@ -61,6 +112,7 @@ class Manifest(_Record):
     round: Annotated[int, Field(ge=0)]
     header: dict[str, JsonValue]
     shards: tuple[ShardFile, ...]
+    view: ViewFile | None = None
     arrays: dict[str, ArrayEntry]
 
     @property
@@ -70,7 +122,8 @@ class Manifest(_Record):
 
 
 class ShardReport(_Record):
-    """What one rank tells rank 0 about its shard: its arrays (each with one part), or the reason why there is none."""
+    """What one rank tells rank 0: its shard and the arrays in it (each with one part, in shard 0), that it has none,
+    as where another rank of its node writes for it, or the reason why it failed to write one."""
 
     shard: ShardFile | None = None
     arrays: dict[str, ArrayEntry] = {}
@@ -78,11 +131,12 @@ class ShardReport(_Record):
 
 
 def merge(round_index: int, header: Mapping[str, JsonValue], reports: Sequence[ShardReport]) -> Manifest:
-    """The manifest of all ranks' shards, in rank order.
+    """The manifest of all ranks' shards, in rank order, without a view.
 
     Raises StorageError where ranks disagree on an array's shape or dtype, or two of them hold the same agent's row.
     """
     entries: dict[str, ArrayEntry] = {}
+    shards: list[ShardFile] = []
     for report in reports:
         for name, entry in report.arrays.items():
             known = entries.setdefault(name, entry.model_copy(update={"parts": ()}))
@@ -91,14 +145,16 @@ def merge(round_index: int, header: Mapping[str, JsonValue], reports: Sequence[S
                     f"{name}: a row is {known.dtype} {list(known.shape)} on one rank, "
                     f"{entry.dtype} {list(entry.shape)} on another"
                 )
-            entries[name] = known.model_copy(update={"parts": known.parts + entry.parts})
+            parts = tuple(part.model_copy(update={"shard": len(shards)}) for part in entry.parts)
+            entries[name] = known.model_copy(update={"parts": known.parts + parts})
+        shards += [report.shard] if report.shard is not None else []
     for name, entry in entries.items():
         _refuse_two_owners(name, entry)
     return Manifest(
         format_version=FORMAT_VERSION,
         round=round_index,
         header=dict(header),
-        shards=tuple(report.shard for report in reports if report.shard is not None),
+        shards=tuple(shards),
         arrays=entries,
     )
 
@@ -107,29 +163,33 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json with its own digest. Raises StorageError."""
     body = manifest.model_dump(mode="json")
     body[_OWN_DIGEST] = hashlib.sha256(canonical_json(body).encode()).hexdigest()
-    write_text(directory / MANIFEST_NAME, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if len(text) > LARGEST_MANIFEST_BYTES:
+        raise StorageError(f"{directory / MANIFEST_NAME}: would have {len(text):,} characters, more than is read back")
+    write_text(directory / MANIFEST_NAME, text)
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check manifest.json. Raises StorageError saying what is wrong with it."""
+    """Read and check manifest.json, also of an earlier format version. Raises StorageError saying what is wrong."""
     path = directory / MANIFEST_NAME
     try:
-        body = json.loads(path.read_bytes().decode())
+        body = json.loads(read_small_file(path, LARGEST_MANIFEST_BYTES).decode())
         digest = body.pop(_OWN_DIGEST)
     except FileNotFoundError as error:
         raise StorageError(f"{path}: missing; this checkpoint was never finished") from error
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise StorageError(f"{path}: can't be read as a manifest: {error}") from error
-    if body.get("format_version") != FORMAT_VERSION:
-        version = body.get("format_version")
-        raise StorageError(f"{path}: format version {version}; this parse-mpi reads version {FORMAT_VERSION}")
+    _refuse_other_formats(path, body.get("format_version"))
     text = canonical_json(body)
     if hashlib.sha256(text.encode()).hexdigest() != digest:
         raise StorageError(f"{path}: was damaged or edited: its content does not have the digest that it names")
     try:
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise StorageError(f"{path}: not a manifest: {error}") from error
+    for name, entry in manifest.arrays.items():
+        _refuse_more_than_the_shards(path, name, entry, manifest.shards)
+    return manifest
 
 
 def canonical_json(value: Any) -> str:
@@ -149,6 +209,26 @@ def from_ranges(ranges: AgentRanges) -> NDArray[np.int64]:
     """The inverse of to_ranges."""
     runs = [np.arange(first, last + 1, dtype=np.int64) for first, last in ranges]
     return np.concatenate([np.empty(0, np.int64), *runs])
+
+
+def _refuse_other_formats(path: Path, version: object) -> None:
+    if type(version) is not int or version < 1:
+        raise StorageError(f"{path}: not a manifest: format version {version!r}")
+    if version > FORMAT_VERSION:
+        raise StorageError(
+            f"{path}: format version {version} is newer than this parse-mpi, which reads up to {FORMAT_VERSION}; "
+            "go on with the version that wrote it (see provenance.yaml), or a later one"
+        )
+
+
+def _refuse_more_than_the_shards(path: Path, name: str, entry: ArrayEntry, shards: Sequence[ShardFile]) -> None:
+    """Nothing is allocated for rows that a shard has no room for, each with the 8 bytes of its agent's id."""
+    for part in entry.parts:
+        if part.shard >= len(shards):
+            raise StorageError(f"{path}: {name} names shard {part.shard}, which the manifest does not list")
+        rows = sum(last - first + 1 for first, last in part.agents)
+        if rows * (8 + entry.row_bytes) > shards[part.shard].size_bytes:
+            raise StorageError(f"{path}: {name} has more bytes than {shards[part.shard].file}, in which it should lie")
 
 
 def _refuse_two_owners(name: str, entry: ArrayEntry) -> None:

@@ -9,6 +9,8 @@ its own. So what lies in metrics/ is one chain without overlap at any moment, an
 
 Segments and tables are the truth and stay; metrics.h5 is derived from them. Writing a segment or table removes it, so
 that it is never older than they are.
+
+Format versions: 1, without a seal; 2, the version that is written, every file sealed (seal.py).
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ import numpy as np
 from parse_mpi.errors import StorageError
 from parse_mpi.storage.layout import Array, Attribute, Attributes
 from parse_mpi.storage.read import Content, read_hdf5
-from parse_mpi.storage.write import FileRecord, storage_errors, sync_directory, write_hdf5
+from parse_mpi.storage.write import storage_errors, sync_directory, write_sealed_hdf5
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT = "parse-mpi metrics"
 
 _SEGMENT_NAME = re.compile(r"round-([0-9]{6,})\.h5")
@@ -49,7 +51,7 @@ class Metrics:
 
 def write_segment(
     run_dir: Path, first_round: int, last_round: int, arrays: Mapping[str, Array], attributes: Attributes
-) -> FileRecord:
+) -> None:
     """Write the metrics of the rounds first_round..last_round as metrics/round-<last_round>.h5.
 
     arrays: "<group>/<name>" -> [n, ...]; the data sets of one group have the same n (rounds, evaluations, ...).
@@ -68,10 +70,10 @@ def write_segment(
             if last >= first_round:
                 os.unlink(segments[last])
     root: dict[str, Attribute] = {"first_round": first_round, "last_round": last_round}
-    return write_hdf5(folder / f"round-{last_round:06d}.h5", arrays, _with_root(attributes, root))
+    write_sealed_hdf5(folder / f"round-{last_round:06d}.h5", arrays, _with_root(attributes, root))
 
 
-def write_table(run_dir: Path, name: str, arrays: Mapping[str, Array], attributes: Attributes) -> FileRecord:
+def write_table(run_dir: Path, name: str, arrays: Mapping[str, Array], attributes: Attributes) -> None:
     """Write what does not change from round to round (of agents, slices) as metrics/table-<name>.h5.
 
     arrays: the names that the data sets have in metrics.h5, say "agents/kind". Replaces the table of that name.
@@ -81,7 +83,7 @@ def write_table(run_dir: Path, name: str, arrays: Mapping[str, Array], attribute
     if not _TABLE_NAME.fullmatch(file_name):
         raise ValueError(f"{name!r}: a table's name has letters, digits, - and _ only")
     _open_for_writing(run_dir)
-    return write_hdf5(_folder(run_dir) / file_name, arrays, _with_root(attributes, {}))
+    write_sealed_hdf5(_folder(run_dir) / file_name, arrays, _with_root(attributes, {}))
 
 
 def read_metrics(run_dir: Path) -> Metrics:
@@ -90,7 +92,9 @@ def read_metrics(run_dir: Path) -> Metrics:
     Raises StorageError where there are none, or where a file was damaged or is missing.
     """
     path = _consolidated(run_dir)
-    if not path.exists():
+    with storage_errors(path, "can't be read"):
+        consolidated = path.exists()
+    if not consolidated:
         return _join(run_dir)
     content = _read(path)
     return Metrics(content.arrays, content.attributes)
@@ -105,7 +109,7 @@ def consolidate(run_dir: Path) -> Path:
     segment's. Raises StorageError.
     """
     metrics = _join(run_dir)
-    write_hdf5(_consolidated(run_dir), metrics.arrays, metrics.attributes)
+    write_sealed_hdf5(_consolidated(run_dir), metrics.arrays, metrics.attributes)
     return _consolidated(run_dir)
 
 
@@ -118,6 +122,28 @@ def require_rounds(run_dir: Path, last_round: int) -> None:
             f"{_folder(run_dir)}: the metrics of rounds 1 to {last_round} are not complete (segments end at rounds "
             f"{ends}). Put the missing files back, or start over with --fresh (the old run is kept aside)."
         )
+
+
+def segments_and_tables(run_dir: Path) -> list[Path]:
+    """The files that all metrics are made from: segments in the order of rounds, then tables."""
+    return [*_segments(run_dir).values(), *sorted(_listed(run_dir, _TABLE_NAME).values())]
+
+
+def verify_file(path: Path) -> None:
+    """Raises StorageError where a data set of a segment, a table or metrics.h5 does not have its digest."""
+    _read(path)
+
+
+def verify_consolidated(run_dir: Path) -> None:
+    """Raises StorageError where metrics.h5 is not what the segments and tables give, attributes included."""
+    path, derived = _consolidated(run_dir), _join(run_dir)
+    content = _read(path)
+    differing = _differing(content.arrays, derived.arrays)
+    for name in sorted({*content.attributes, *derived.attributes}):
+        keys = _differing(content.attributes.get(name, {}), derived.attributes.get(name, {}))
+        differing += [f"attribute {key} of /{name}" for key in keys]
+    if differing:
+        raise StorageError(f"{path}: does not hold what the segments and tables give: {', '.join(differing)}")
 
 
 # -- joining ---------------------------------------------------------------------------------------------------------
@@ -212,11 +238,16 @@ def _row_counts(arrays: Mapping[str, Array]) -> dict[str, int]:
 def _read(path: Path) -> Content:
     content = read_hdf5(path)
     root = content.attributes.get("", {})
-    if (root.get("format"), root.get("format_version")) != (FORMAT, FORMAT_VERSION):
+    version = root.get("format_version")
+    if root.get("format") != FORMAT or not isinstance(version, int) or version < 1:
+        raise StorageError(f"{path}: no metrics of parse-mpi: {root.get('format')!r}, version {version!r}")
+    if version > FORMAT_VERSION:
         raise StorageError(
-            f"{path}: {root.get('format')} version {root.get('format_version')}; "
-            f"this parse-mpi reads {FORMAT} version {FORMAT_VERSION}"
+            f"{path}: format version {version} is newer than this parse-mpi, which reads up to {FORMAT_VERSION}; "
+            "go on with the version that wrote it (see provenance.yaml), or a later one"
         )
+    if version > 1 and not content.is_sealed:
+        raise StorageError(f"{path}: was damaged or edited: its last line is not the sha256 of the rest")
     return content
 
 
@@ -226,9 +257,9 @@ def _with_root(attributes: Attributes, root: Mapping[str, Attribute]) -> Attribu
 
 
 def _open_for_writing(run_dir: Path) -> None:
-    """Make metrics/ if need be, and remove the metrics.h5 that will be out of date."""
+    """Make metrics/ if need be, though not a run directory that has vanished; remove what metrics.h5 is out of date."""
     with storage_errors(_folder(run_dir)):
-        _folder(run_dir).mkdir(parents=True, exist_ok=True)
+        _folder(run_dir).mkdir(exist_ok=True)
         _consolidated(run_dir).unlink(missing_ok=True)
         sync_directory(run_dir)
 
@@ -251,8 +282,23 @@ def _segments(run_dir: Path) -> dict[int, Path]:
 def _listed(run_dir: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
     """What the pattern's group matches in a file's name -> file."""
     folder = _folder(run_dir)
-    entries = folder.iterdir() if folder.is_dir() else ()
+    with storage_errors(folder, "can't be read"):
+        entries = list(folder.iterdir()) if folder.is_dir() else []
     return {match[1]: entry for entry in entries if (match := pattern.fullmatch(entry.name))}
+
+
+def _differing(given: Mapping[str, Attribute], expected: Mapping[str, Attribute]) -> list[str]:
+    """Names of what only one of them has, or has another value for."""
+    return sorted(
+        name
+        for name in {*given, *expected}
+        if name not in given or name not in expected or not _same(given[name], expected[name])
+    )
+
+
+def _same(first: Attribute, second: Attribute) -> bool:
+    first, second = np.asarray(first), np.asarray(second)
+    return first.dtype.kind == second.dtype.kind and np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
 
 
 def _group(name: str) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parse_mpi.errors import StorageError
-from parse_mpi.storage.layout import Array, Attributes, lay_out
+from parse_mpi.storage.layout import Array, Attributes, VirtualArray, lay_out
+from parse_mpi.storage.seal import seal_of
 
 _READ_BYTES = 1 << 22
 
@@ -27,6 +28,9 @@ _NEXT_STEPS = {
     errno.EACCES: "Choose a directory that you may write to.",
     errno.EPERM: "Choose a directory that you may write to.",
     errno.EROFS: "Choose a directory that you may write to.",
+    errno.ENOENT: "If the run directory was moved away, move it back.",
+    errno.ENOTDIR: "A file stands where a directory belongs: move it aside.",
+    errno.EEXIST: "A file stands where a directory belongs: move it aside.",
 }
 
 
@@ -39,11 +43,14 @@ class FileRecord:
     arrays: dict[str, str]
 
 
-def write_hdf5(path: Path, arrays: Mapping[str, Array], attributes: Attributes) -> FileRecord:
+def write_hdf5(
+    path: Path, arrays: Mapping[str, Array], attributes: Attributes, virtual: Mapping[str, VirtualArray] = {}
+) -> FileRecord:
     """Write an HDF5 file of contiguous, unfiltered data sets, replacing `path` in one step.
 
     arrays: data set name -> numbers, booleans or strings; attributes: group or data set name ("" is the root) ->
-    attributes (see layout.lay_out). The arrays must not change during the call. No copy of them is made.
+    attributes; virtual: data sets with their bytes in other files (all see layout.lay_out). The arrays must not change
+    during the call. No copy of them is made.
 
     The returned sha256 is that of the file as memory says it must be, and the file is read back and hashed to the same
     value before it gets its name. Beyond the write and the flush that costs three passes of sha256 (data sets, file,
@@ -52,9 +59,15 @@ def write_hdf5(path: Path, arrays: Mapping[str, Array], attributes: Attributes) 
 
     Raises StorageError, with `path` as it was before, when any byte can't be written.
     """
-    layout = lay_out(arrays, attributes)
+    layout = lay_out(arrays, attributes, virtual)
     size_bytes, sha256 = _replace(path, layout.pieces)
     return FileRecord(size_bytes, sha256, layout.digests)
+
+
+def write_sealed_hdf5(path: Path, arrays: Mapping[str, Array], attributes: Attributes) -> None:
+    """Like write_hdf5, with a seal at its end (seal.py), for a file whose digest stands nowhere else."""
+    layout = lay_out(arrays, attributes)
+    _replace(path, [*layout.pieces, seal_of(layout.pieces)])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -113,11 +126,11 @@ def _write_pieces(path: Path, pieces: Sequence[memoryview]) -> tuple[int, str]:
     """Write and flush a new file; size and sha256 come from memory, not from the file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        _reserve(descriptor, sum(map(len, pieces)))
+        reserve(descriptor, sum(map(len, pieces)))
         offset, digest = 0, hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
-            _write_all(descriptor, piece, offset)
+            write_all(descriptor, piece, offset)
             offset += len(piece)
         os.fsync(descriptor)
     finally:
@@ -125,7 +138,7 @@ def _write_pieces(path: Path, pieces: Sequence[memoryview]) -> tuple[int, str]:
     return offset, digest.hexdigest()
 
 
-def _reserve(descriptor: int, size_bytes: int) -> None:
+def reserve(descriptor: int, size_bytes: int) -> None:
     """Meet a full disk before the first byte is written, where the system can tell."""
     if size_bytes and hasattr(os, "posix_fallocate"):
         try:
@@ -135,7 +148,7 @@ def _reserve(descriptor: int, size_bytes: int) -> None:
                 raise
 
 
-def _write_all(descriptor: int, piece: memoryview, offset: int) -> None:
+def write_all(descriptor: int, piece: memoryview, offset: int) -> None:
     """pwrite until nothing is left: one call writes 2 GiB at most and may stop earlier."""
     done = 0
     while done < len(piece):

@@ -20,7 +20,6 @@ from parse_mpi.data.sampler import widest_batch
 from parse_mpi.exchange.mixing import BLOCK_BYTES
 from parse_mpi.exchange.routing import Route, ghost_bound, make_route
 from parse_mpi.job import DigitsSource
-from parse_mpi.model.activations import layer_sizes
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 from parse_mpi.run.evaluation import SAMPLES
@@ -42,6 +41,7 @@ class RankMemory:
     rows: int
     gradients: int
     optimiser: int
+    checkpoint: int
     exchange: int
     activations: int
 
@@ -69,10 +69,9 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
     width = {spec.name: plan.layouts[spec.name].width for spec in plan.slices}
     held = {spec.name: len(local.intersection(spec.holders)) for spec in plan.slices}
     own = sum(held[name] * width[name] for name in held) * item * plan.copies
-    kept = {
-        name: sum(optimiser.state(width[name]).values()) + optimiser.scratch * width[name]
-        for name, optimiser in slice_optimisers(plan.job.train, plan.slices).items()
-    }
+    optimisers = slice_optimisers(plan.job.train, plan.slices)
+    state = {name: sum(optimiser.state(width[name]).values()) for name, optimiser in optimisers.items()}
+    kept = {name: state[name] + optimiser.scratch * width[name] for name, optimiser in optimisers.items()}
     ghosts, buffers = 0, 0
     for name, graph in plan.graphs.items():
         row = plan.row_bytes(name)
@@ -85,6 +84,7 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
         rows=own * (2 if plan.job.train.order == "consensus" else 1),
         gradients=own,
         optimiser=sum(held[name] * kept[name] for name in held) * item,
+        checkpoint=own + sum(held[name] * state[name] for name in held) * item,
         exchange=ghosts + buffers + 3 * BLOCK_BYTES["cpu"],
         activations=_activation_bytes(plan, rank, item),
     )
@@ -124,6 +124,5 @@ def _activation_bytes(plan: Plan, rank: int, item: int) -> int:
 
 def values_of_a_sample(plan: Plan, agent: Agent) -> tuple[int, int]:
     """How many numbers a sample is and becomes on its way through an agent's network: in all, and in one layer."""
-    shapes = {m: plan.shapes[m] for m in agent.modalities}
-    sizes = [*map(math.prod, shapes.values()), *layer_sizes(plan.network(agent, seed=0), shapes)]
+    sizes = [*(math.prod(plan.shapes[m]) for m in agent.modalities), *plan.layer_sizes[agent.blueprint]]
     return sum(sizes), max(sizes)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import combinations_with_replacement
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from scipy.sparse import coo_array
 
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.errors import counted
@@ -20,15 +18,15 @@ from parse_mpi.plan import Plan
 from parse_mpi.run.summary import size_text
 from parse_mpi.studies.memory import first_routes, rank_memory
 from parse_mpi.studies.plannotes import communicators, link_payload, notes, span
+from parse_mpi.studies.tables import make_table, open_console
 from parse_mpi.topology.slice_graph import SliceGraph
 
 AGENTS_SHOWN = 60  # above that many, agents are summed up by kind unless all are asked for
-PIPED_WIDTH = 160  # columns where the output is no terminal
 
 
 def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
     """Print agents, slices, graphs, traffic and ranks."""
-    console = Console(highlight=False, width=None if Console().is_terminal else PIPED_WIDTH)
+    console = open_console()
     job = plan.job
     console.print(
         f"{job.name}: method {job.method.name}, {counted(len(plan.agents), 'agent')} on {counted(plan.ranks, 'rank')}, "
@@ -38,32 +36,19 @@ def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
         markup=False,
     )
     listed = all_agents or len(plan.agents) <= AGENTS_SHOWN
+    links = link_payload(plan)
     tables = [
         _agents(plan, dataset) if listed else _kinds(plan, dataset),
         _slices(plan),
         _graphs(plan),
-        _links(plan),
+        _links(plan, links),
         _ranks(plan, dataset),
         *([_eras(plan)] if plan.later else []),
     ]
     for table in tables:
         console.print(table)
-    for line in notes(plan, dataset):
+    for line in notes(plan, dataset, links):
         console.print(line, markup=False)
-
-
-def _table(title: str, columns: Sequence[str], text: Collection[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Numbers stand right and never wrap; columns of `text` stand left and wrap between words where space is short."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for k, column in enumerate(columns):
-        if column in text:
-            words = " ".join([column, *(row[k] for row in rows)]).split()
-            table.add_column(column, min_width=max(map(len, words)))
-        else:
-            table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
 
 
 def _agents(plan: Plan, dataset: Dataset) -> Table:
@@ -80,7 +65,7 @@ def _agents(plan: Plan, dataset: Dataset) -> Table:
         for agent in plan.agents
     ]
     histogram = f"samples per class 0…{plan.class_count - 1}"
-    return _table("Agents", ("agent", "kind", "rank", "samples", histogram), ("kind", histogram), rows)
+    return make_table("Agents", ("agent", "kind", "rank", "samples", histogram), ("kind", histogram), rows)
 
 
 def _kinds(plan: Plan, dataset: Dataset) -> Table:
@@ -91,7 +76,7 @@ def _kinds(plan: Plan, dataset: Dataset) -> Table:
         spread = (f"{sizes[ids].mean():.1f}", str(sizes[ids].min()), str(sizes[ids].max()))
         rows.append(("+".join(kind), str(len(ids)), *spread, f"{classes:.1f}"))
     columns = ("kind", "agents", "samples: mean", "least", "most", "classes: mean")
-    return _table("Agents by kind (--agents lists each)", columns, ("kind",), rows)
+    return make_table("Agents by kind (--agents lists each)", columns, ("kind",), rows)
 
 
 def _slices(plan: Plan) -> Table:
@@ -103,7 +88,8 @@ def _slices(plan: Plan) -> Table:
         cells = (str(len(spec.holders)), f"{width:,}", size_text(width * item), size_text(round_bytes))
         due = f", every {spec.every} rounds" if spec.every > 1 else ""
         rows.append((spec.name, f"{spec.graph}{due}" if spec.graph else "– (not shared)", *cells))
-    return _table("Slices", ("slice", "graph", "holders", "parameters", "a row", "a round"), ("slice", "graph"), rows)
+    columns = ("slice", "graph", "holders", "parameters", "a row", "a round")
+    return make_table("Slices", columns, ("slice", "graph"), rows)
 
 
 def _graphs(plan: Plan) -> Table:
@@ -125,7 +111,7 @@ def _graphs(plan: Plan) -> Table:
         rows.append(cells)
     title = "Graphs (parts that hang together, neighbours active in a round, spectral gap; ²: squared)"
     columns = ("graph", "kind", "agents", "parts", "degree", "active", "gap", "exchange")
-    return _table(title, columns, ("graph", "kind", "parts"), rows)
+    return make_table(title, columns, ("graph", "kind", "parts"), rows)
 
 
 def _topology_text(graph: SliceGraph) -> str:
@@ -135,8 +121,7 @@ def _topology_text(graph: SliceGraph) -> str:
     return f"{'lazy ' if spec.lazy else ''}{spec.kind}{base}, {spec.scope}{cycle}"
 
 
-def _links(plan: Plan) -> Table:
-    links = link_payload(plan)
+def _links(plan: Plan, links: coo_array) -> Table:
     kinds = sorted({agent.kind for agent in plan.agents})
     kind_of = np.array([kinds.index(agent.kind) for agent in plan.agents])
     low_end, high_end = np.sort(kind_of[np.stack(links.coords)], axis=0)
@@ -147,7 +132,7 @@ def _links(plan: Plan) -> Table:
             size = span(size_text(sizes.min()), " to ", size_text(sizes.max()))
             rows.append((f"{kinds[first]} – {kinds[second]}", str(len(sizes)), size))
     title = "Links between agents in the first round"
-    return _table(title, ("from – to", "links", "bytes a link"), ("from – to",), rows)
+    return make_table(title, ("from – to", "links", "bytes a link"), ("from – to",), rows)
 
 
 def _eras(plan: Plan) -> Table:
@@ -158,30 +143,30 @@ def _eras(plan: Plan) -> Table:
         what = "; ".join(era.what) or "the start"
         rows.append((str(era.start), what, str(here), holders or "no graph", str(communicators(era))))
     title = "Eras (after so many rounds; holders of each graph; communicators, made anew)"
-    return _table(title, ("after", "what happens", "agents", "holders", "comms"), ("what happens", "holders"), rows)
+    return make_table(title, ("after", "what happens", "agents", "holders", "comms"), ("what happens", "holders"), rows)
 
 
 def _ranks(plan: Plan, dataset: Dataset) -> Table:
     rows, sizes = [], plan.sizes()
     for rank in range(plan.ranks):
         agents = plan.agents_on(rank)
-        routes = first_routes(plan, rank)
-        eras = [rank_memory(era, dataset, rank, first_routes(era, rank)) for era in plan.eras]
+        routes = [first_routes(era, rank) for era in plan.eras]
+        eras = [rank_memory(era, dataset, rank, found) for era, found in zip(plan.eras, routes, strict=True)]
         memory = max(eras, key=lambda made: made.total)
-        own = memory.rows + memory.gradients + memory.optimiser + memory.exchange
-        sent = sum(len(route.send_rows) * plan.row_bytes(name) for name, route in routes.items())
+        own = memory.rows + memory.gradients + memory.optimiser + memory.checkpoint + memory.exchange
+        sent = sum(len(route.send_rows) * plan.row_bytes(name) for name, route in routes[0].items())
         cells = (
             str(rank),
             f"{len(agents)} ({', '.join(f'{n} {k}' for k, n in Counter(agent.kind for agent in agents).items())})",
             str(sum(sizes[agent.id] for agent in agents)),
             size_text(sent),
-            _ranges(_receivers(routes)),
+            _ranges(_receivers(routes[0])),
             size_text(memory.total),
             size_text(own),
         )
         rows.append(cells)
     columns = ("rank", "agents", "samples", "sends", "to ranks", "memory", "of agents")
-    return _table("Ranks (sends: in the first round)", columns, ("agents", "to ranks"), rows)
+    return make_table("Ranks (sends: in the first round)", columns, ("agents", "to ranks"), rows)
 
 
 def _receivers(routes: Mapping[str, Route]) -> set[int]:

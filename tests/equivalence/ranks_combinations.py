@@ -23,6 +23,7 @@ from parse_mpi.plan import make_plan
 from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.session import build_trainer, use_threads
 from parse_mpi.storage.checkpoint import load_newest
+from parse_mpi.storage.saver import Saver
 
 ALL = World(MPI.COMM_WORLD.Dup())
 PART = World(MPI.COMM_WORLD.Split(color=ALL.rank == 2))  # ranks 0 and 1 together, and rank 2 alone
@@ -48,13 +49,16 @@ def train(jobfile: JobFile, ranks: int, out: Path, last: int | None = None) -> N
     plan = make_plan(jobfile, dataset, world.size)
     checkpoint, rejected = load_newest(out)
     assert not rejected
+    out.mkdir(exist_ok=True)
     world.barrier()  # nobody saves before all have seen what there is
     done = checkpoint.round_index if checkpoint else 0
-    trainer = build_trainer(world, plan, dataset, out, torch.device("cpu"), Quiet(), done)
+    trainer = build_trainer(
+        world, plan, dataset, Saver(world, out, job.checkpoint.keep), torch.device("cpu"), Quiet(), done
+    )
     if checkpoint:
         assert checkpoint.header["job_digest"] == plan.digest
         trainer.restore(checkpoint)
-    trainer.train(done, last or job.train.rounds, StopRequest(), lambda saved: None)
+    trainer.train(done, last or job.train.rounds, StopRequest())
     trainer.close()
 
 

@@ -8,16 +8,17 @@ import pytest
 import torch
 from event_cases import CASES, ROUNDS
 from mpi4py import MPI
-from small_jobs import Quiet, write_job
+from small_jobs import Quiet, saved, write_job
 
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.exchange.world import World
 from parse_mpi.jobfile import load_job
 from parse_mpi.plan import make_plan
 from parse_mpi.run.session import build_trainer
-from parse_mpi.run.snapshot import snapshot
+from parse_mpi.run.snapshot import Snapshot
 from parse_mpi.run.trainer import Trainer
 from parse_mpi.storage.checkpoint import open_checkpoint
+from parse_mpi.storage.saver import Saver
 
 WORLD = World(MPI.COMM_WORLD.Dup())
 ALONE = World(MPI.COMM_SELF)
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.mpi
 def one_round(trainer: Trainer, done: int) -> None:
     """The round after `done` finished ones, as `Trainer.train` runs it."""
     trainer.enter_era(done)
-    trainer.train_round(done, False)
+    trainer.train_round(done)
     trainer._reweigh(done + 1)
 
 
@@ -40,7 +41,7 @@ def state(trainer: Trainer) -> State:
     """Everything that agents remember: array -> agent -> bytes of its row."""
     return {
         array.name: {int(i): row.tobytes() for i, row in zip(array.agents, array.values, strict=True)}
-        for array in snapshot(trainer.now.group)
+        for array in Snapshot(trainer.now.group).take()
     }
 
 
@@ -60,14 +61,16 @@ def test_every_round_and_every_restart_gives_the_same_bits(case: str, tmp_path: 
         assert any(not era.agents_on(3) for era in plans[WORLD].eras)
 
     def start(world: World, done: int) -> Trainer:
-        return build_trainer(world, plans[world], dataset, folders[world], torch.device("cpu"), Quiet(), done)
+        folders[world].mkdir(exist_ok=True)
+        saver = Saver(world, folders[world], keep=ROUNDS)
+        return build_trainer(world, plans[world], dataset, saver, torch.device("cpu"), Quiet(), done)
 
     after = {}
     together, alone = start(WORLD, 0), start(ALONE, 0)
     for done in range(ROUNDS):
         for trainer in (together, alone):
             one_round(trainer, done)
-            assert trainer.save(done + 1)
+            saved(trainer, done + 1)
         after[done + 1] = state(alone)
         assert differing(state(together), after[done + 1]) == [], f"round {done + 1}"
     together.close()

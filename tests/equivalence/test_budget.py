@@ -67,7 +67,7 @@ def test_without_a_budget_nothing_waits_and_a_large_one_changes_no_bit(tmp_path)
         (tmp_path / name).mkdir()
         trainer, _, _ = make_trainer(tmp_path / name, changes(tmp_path, **exchange))
         for done in range(1, 6):
-            trainer.train_round(done - 1, False)
+            trainer.train_round(done - 1)
             trainer._reweigh(done)
             waiting = [e.waiting_bytes(done - 1) for e in trainer.now.exchanges]
             assert not any(any(by_slice.values()) for by_slice in waiting)

@@ -79,7 +79,7 @@ def test_agents_are_evaluated_through_their_own_sensors(tmp_path, engine):
     changes = job(tmp_path, poor=POOR, labelled_fraction=0.4) | {"engine": engine, "dtype": "float64"}
     trainer, plan, dataset = make_trainer(tmp_path, changes)
     for k in range(6):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
     group, evaluator = trainer.now.group, trainer.now.evaluator
     made = evaluator.accuracy()
     x_of = {m: standardised(plan, dataset, m, plan.sizes()) for m in ("a", "b")}
@@ -106,7 +106,7 @@ def test_a_poor_sensor_costs_accuracy_and_only_its_owner_sees_worse(tmp_path):
     blind, _, _ = make_trainer(tmp_path, job(tmp_path, poor=[{"agents": [1], "modality": "a", "missing": 1.0}]))
     for trainer in (sound, blind):
         for k in range(20):
-            trainer.train_round(k, False)
+            trainer.train_round(k)
     test = [trainer.now.evaluator.accuracy()[:, 1, 0, 0] for trainer in (sound, blind)]
     assert test[1][1] < 0.45 < test[0][1]  # four classes, and nothing to tell them apart by
     assert test[1][[0, 2]].min() > test[1][1] + 0.1
@@ -119,7 +119,7 @@ def test_a_file_read_sample_by_sample_trains_to_the_same_bits(tmp_path, engine, 
         make_trainer(tmp_path, job(tmp_path, how, **more) | {"engine": engine})[0] for how in ("memory", "lazy")
     )
     for k in range(8):
-        assert torch.equal(whole.train_round(k, False)[0], lazy.train_round(k, False)[0])
+        assert torch.equal(whole.train_round(k)[0], lazy.train_round(k)[0])
     for name, values in rows(whole).items():
         assert torch.equal(values, rows(lazy)[name])
     np.testing.assert_array_equal(whole.now.evaluator.accuracy(), lazy.now.evaluator.accuracy())
@@ -130,7 +130,7 @@ def test_engines_agree_on_all_of_it_together(tmp_path):
     trainers = [make_trainer(tmp_path, changes | {"engine": e, "dtype": "float64"})[0] for e in ("loop", "stacked")]
     for k in range(8):
         for trainer in trainers:
-            trainer.train_round(k, False)
+            trainer.train_round(k)
     one, other = map(rows, trainers)
     for name, values in one.items():
         assert float((values - other[name]).norm() / values.norm()) < 1e-10
@@ -165,7 +165,7 @@ sys.path.insert(0, sys.argv[1])
 from small_jobs import trainer_of
 folder = Path(sys.argv[2])
 trainer, _, dataset = trainer_of(folder / "job.yaml", folder, f"data.source.reading={sys.argv[3]}")
-losses = [trainer.train_round(k, False)[0].tolist() for k in range(2)]
+losses = [trainer.train_round(k)[0].tolist() for k in range(2)]
 accuracy = trainer.now.evaluator.accuracy()[:, 1, 0, 0].tolist()
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(json.dumps([losses, accuracy, int(status["VmHWM"].split()[0]) * 1024]))

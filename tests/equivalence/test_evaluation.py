@@ -16,7 +16,7 @@ def test_accuracy_equals_that_of_plain_modules(tmp_path, engine):
     trainer, plan, dataset = make_trainer(tmp_path, {"engine": engine, "dtype": "float64"})
     plain = PlainParse(plan, dataset)
     for k in range(4):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
         plain.round(k)
     made = trainer.now.evaluator.accuracy()[np.argsort(trainer.now.group.ids)]
     names = prediction_names(list(plan.shapes))
@@ -42,7 +42,7 @@ def test_consensus_distance_is_zero_at_the_start_and_counts_all_agents_later(tmp
     assert not any(consensus_distances(trainer.world, plan, trainer.now.group).values())
     plain = PlainParse(plan, dataset)
     for k in range(3):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
         plain.round(k)
     made = consensus_distances(trainer.world, plan, trainer.now.group)
     assert list(made) == components(plan)

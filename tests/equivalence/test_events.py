@@ -141,7 +141,7 @@ def test_momentum_of_what_was_lost_is_forgotten(tmp_path):
     trainer, *_ = make_trainer(tmp_path, {"events": events})
     for done in range(3):
         trainer.enter_era(done)
-        trainer.train_round(done, False)
+        trainer.train_round(done)
     before = {name: rows.state["momentum"].clone() for name, rows in trainer.now.group.slices.items()}
     of_6 = {name: rows.agents.tolist().index(6) for name, rows in trainer.now.group.slices.items() if 6 in rows.agents}
     trainer.enter_era(3)

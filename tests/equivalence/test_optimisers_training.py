@@ -5,7 +5,7 @@ import pytest
 import recursions
 import torch
 from real_runs import differences, result, train
-from small_jobs import make_trainer, write_job
+from small_jobs import make_trainer, saved, write_job
 
 from parse_mpi.run.snapshot import restore
 from parse_mpi.storage.checkpoint import load_newest
@@ -76,7 +76,7 @@ def test_training_follows_the_published_recursion(tmp_path, case):
     expected = reference(flat.gradients, flat, start, 12, flat.lr, **options)
     trainer = trainer_of(tmp_path, case, dtype="float64")
     for k in range(12):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
     mine = Flat(trainer).parameters()
     assert np.linalg.norm(mine - expected) <= 1e-10 * np.linalg.norm(expected)
     assert np.linalg.norm(mine - start) > 0.1 * np.linalg.norm(start)
@@ -86,14 +86,14 @@ def test_training_follows_the_published_recursion(tmp_path, case):
 def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(tmp_path, case):
     whole, first, second = (trainer_of(tmp_path, case, mode="exact") for _ in range(3))
     for k in range(8):
-        whole.train_round(k, False)
+        whole.train_round(k)
     for k in range(5):
-        first.train_round(k, False)
-    assert first.save(5)
+        first.train_round(k)
+    saved(first, 5)
     checkpoint, _ = load_newest(tmp_path)
     restore(second.now.group, checkpoint)
     for k in range(5, 8):
-        second.train_round(k, False)
+        second.train_round(k)
     for name, rows in whole.now.group.slices.items():
         for key, matrix in rows.matrices().items():
             assert torch.equal(matrix, second.now.group.slices[name].matrices()[key]), (name, key)
@@ -111,5 +111,5 @@ def test_the_tracker_travels_between_ranks_and_is_resumed_on_any_number_of_them(
 @pytest.mark.parametrize("case", CASES)
 def test_every_optimiser_learns(tmp_path, case):
     trainer = trainer_of(tmp_path, case)
-    losses = [float(trainer.train_round(k, False)[0][:, 0].mean()) for k in range(30)]
+    losses = [float(trainer.train_round(k)[0][:, 0].mean()) for k in range(30)]
     assert np.mean(losses[-3:]) < 0.7 * losses[0]

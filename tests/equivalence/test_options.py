@@ -112,7 +112,7 @@ def test_synergy_rows_of_all_holders_dilute_their_step(tmp_path, rows):
     moved = (steps != 0).any(1)
     assert moved.sum() == 2
     trainer, *_ = make_trainer(tmp_path, changes)
-    trainer.train_round(0, False)
+    trainer.train_round(0)
     after = trainer.now.group.slices[name].local[:, columns] - start
     share = 2 / 5 if rows == "all" else 1.0
     torch.testing.assert_close(after, (share * steps[moved].mean(0)).expand_as(after))
@@ -135,7 +135,7 @@ def test_a_restart_goes_on_with_the_same_weights(tmp_path, kind):
             if start:
                 restore(trainer.now.group, open_checkpoint(out, start))
             trainer.listener = SILENT
-            trainer.train(start, stop, StopRequest(), lambda _: None)
+            trainer.train(start, stop, StopRequest())
             start = stop
         metrics = read_metrics(out)
         made[name] = trainer, metrics["evaluations/alignment_weight"][metrics["evaluations/round"] % 2 == 0]

@@ -46,6 +46,16 @@ def test_stopped_and_resumed_on_other_rank_counts_equals_uninterrupted(tmp_path,
     assert len(read_metrics(out)["ranks/round"]) == 12
 
 
+def test_ranks_of_a_node_write_one_shard_with_the_same_rows(tmp_path):
+    path = write_job(tmp_path, {"mode": "exact"})
+    train(path, tmp_path / "by-rank", 3)
+    train(path, tmp_path / "by-node", 3, "--stop-after", "5", "--set", "checkpoint.shards=node")
+    train(path, tmp_path / "by-node", 2, "--set", "checkpoint.shards=node")
+    for folder, shards in (("by-rank", 3), ("by-node", 1)):
+        assert len(list((tmp_path / folder / "checkpoints" / "round-000012").glob("shard-*.h5"))) == shards
+    assert differences(result(tmp_path / "by-rank"), result(tmp_path / "by-node")) == []
+
+
 def test_fast_resumes_within_tolerance_and_on_the_same_ranks_to_the_bit(tmp_path):
     path = write_job(tmp_path)
     train(path, tmp_path / "whole", 2)

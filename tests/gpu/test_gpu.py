@@ -70,7 +70,7 @@ def test_engines_equal_plain_modules_on_the_cpu(tmp_path, engine, dtype, job):
     trainer, plan, dataset = make_trainer(tmp_path, JOBS[job] | {"engine": engine, "dtype": dtype}, device=GPU)
     plain = PlainParse(plan, dataset)
     for k in range(20):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
         plain.round(k)
     for name, rows in trainer.now.group.slices.items():
         assert str(rows.source.device) == GPU
@@ -84,7 +84,7 @@ def test_evaluation_equals_that_on_the_cpu(tmp_path, engine):
     for device in ("cpu", GPU):
         trainer, plan, _ = make_trainer(tmp_path, {"engine": engine, "dtype": "float64"}, device=device)
         for k in range(4):
-            trainer.train_round(k, False)
+            trainer.train_round(k)
         distances = consensus_distances(trainer.world, plan, trainer.now.group)
         made.append((trainer.now.evaluator.accuracy(), list(distances.values())))
     (accuracy, distance), (accuracy_gpu, distance_gpu) = made
@@ -132,7 +132,7 @@ def test_memory_does_not_grow_over_rounds(tmp_path):
         gc.collect()
         torch.cuda.reset_peak_memory_stats(GPU)
         for k in rounds:
-            trainer.train_round(k, False)
+            trainer.train_round(k)
             trainer.now.evaluator.accuracy()
         return torch.cuda.memory_allocated(GPU), torch.cuda.max_memory_allocated(GPU), torch.cuda.memory_reserved(GPU)
 

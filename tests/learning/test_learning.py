@@ -25,7 +25,7 @@ def accuracy_by_kind(folder, job, *overrides):
     """Train a ready job to its end in this process: mean test accuracy of the ensemble by kind of agent."""
     trainer, plan, _ = trainer_of(ROOT / "jobs" / f"{job}.yaml", folder, *overrides)
     for k in range(plan.job.train.rounds):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
     ensemble = trainer.now.evaluator.accuracy()[np.argsort(trainer.now.group.ids), 1, 0, 0]
     return {"+".join(kind): ensemble[[a.id for a in plan.agents if a.modalities == kind]].mean() for kind in plan.kinds}
 

@@ -22,7 +22,7 @@ def test_the_slice_with_most_bits_becomes_the_widest(tmp_path, unique, redundant
     }
     trainer, _, _ = make_trainer(tmp_path, changes)
     for k in range(ROUNDS):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
     found = trainer.now.group.widths()
     print(np.nanmean(found, 0).round(1).tolist())
     most = int(np.argmax([unique, redundant, synergistic]))

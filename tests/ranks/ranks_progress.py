@@ -163,7 +163,7 @@ def test_the_measurement_leaves_no_trace_and_all_ranks_choose_alike(tmp_path: Pa
 
 
 def assert_same_round(first: Trainer, second: Trainer, round_index: int) -> None:
-    losses = [trainer.train_round(round_index, False)[0] for trainer in (first, second)]
+    losses = [trainer.train_round(round_index)[0] for trainer in (first, second)]
     assert torch.equal(*losses)
     assert state(first) == state(second)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from parse_mpi.jobfile import load_job
 from parse_mpi.plan import make_plan
 from parse_mpi.run import session
 from parse_mpi.run.evaluation import Evaluator
+from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.session import Request, run_job
 
 COMM = MPI.COMM_WORLD.Dup()
@@ -42,17 +43,19 @@ PURPOSES = {
     "run.session.agree_on_scaling": "count, sum and sum of squares per feature over an agent's training samples",
     "run.session._end": "a barrier before the end",
     "run.resume.first_round": "where the launch begins",
+    "run.resume._told_to_all": "what stands in the way of going on",
+    "run.nonfinite.find_diverged": "which agents' values were not finite, and of which loss term",
+    "run.snapshot.on_first_rank": "what a node's agents remember, for the shard of their node",
     "run.trainer.train": "why the ranks were asked to stop",
     "run.trainer.train_round": "flags: non-finite, asked to stop",
     "run.trainer.evaluate": "loss and test accuracy of every agent",
     "run.consensus.total": "sums of parameters and of their squared differences",
-    "run.recorder.flush": "why metrics were not written",
     "run.recorder._gather": "seconds and bytes sent of every rank",
     "run.recorder._by_round": "loss terms and accuracies of every agent",
     "run.recorder._gather_links": "bytes sent from rank to rank",
     "run.recorder.write_ending": "seconds of every rank",
-    "storage.checkpoint.save_checkpoint": "sizes and digests of shards",
-    "storage.checkpoint._decide": "whether a checkpoint was committed",
+    "storage.saver.__init__": "a drawn name for what is not committed yet",
+    "storage.saver.advance": "sizes and digests of shards, and whether a checkpoint was committed",
 }
 JOBS: dict[str, dict[str, Any]] = {
     "exact, events": {
@@ -99,7 +102,8 @@ class Observed:
         self.scalings = scalings
 
     def run(self, stop_after: int | None = None) -> None:
-        run_job(self.world, Request(self.jobfile, self.out, fresh=False, stop_after=stop_after, command=["test"]))
+        request = Request(self.jobfile, self.out, fresh=False, stop_after=stop_after, command=["test"])
+        run_job(self.world, request, StopRequest())
 
     def secrets(self) -> Secrets:
         """Every training sample as the file has it, standardised, and as each agent's sensor delivers it."""
@@ -143,19 +147,6 @@ def kept(function: Callable[..., Any], results: list[Any]) -> Callable[..., Any]
     return call
 
 
-@pytest.fixture(autouse=True)
-def signals_as_they_were() -> Iterator[None]:
-    """A run listens to signals; the tests after it must not."""
-    import signal
-
-    from parse_mpi.run.preemption import SIGNALS
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("job", JOBS)
 def test_only_parameters_and_named_statistics_are_handed_to_mpi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
@@ -165,7 +156,7 @@ def test_only_parameters_and_named_statistics_are_handed_to_mpi(
     observed.run(stop_after=5)
     observed.run()
     callers = {call.caller for call in observed.watch.calls if call.sent}
-    assert {"run.session.agree_on_scaling", "run.trainer.evaluate", "storage.checkpoint.save_checkpoint"} <= callers
+    assert {"run.session.agree_on_scaling", "run.trainer.evaluate", "storage.saver.advance"} <= callers
     assert observed.leaks() == set()
     rows = {"exchange.flight._post_collective", "exchange.flight._post_pairs"} & callers
     assert bool(rows) == (COMM.size > 1)

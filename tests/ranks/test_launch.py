@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from launch import Launch, child_environment, run
+from launch import child_environment, run
 from small_jobs import write_job
 
 from parse_mpi.cli import main
-from parse_mpi.errors import EXIT_OK, EXIT_TO_BE_CONTINUED
 from parse_mpi.exchange.world import expected_size
+from parse_mpi.run.preemption import SIGNALS
 from parse_mpi.run.provenance import add_launch
-from parse_mpi.storage.metrics import read_metrics
-from parse_mpi.storage.rundir import RunDirectory
 
 PARSE_MPI = [sys.executable, "-m", "parse_mpi"]
 
@@ -51,19 +49,6 @@ class Missing:
 if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMIX_RANK")):
     sys.meta_path.insert(0, Missing())
 """
-SLOW_STEP = """
-import sys, time
-from parse_mpi.agents.group import AgentGroup
-from parse_mpi.cli import main
-
-def slow(group, poll):
-    print("stepping", flush=True)
-    while True:
-        time.sleep(0.05)
-
-AgentGroup.local_step = slow
-sys.exit(main())
-"""
 A_JOB_PER_RANK = """
 import sys
 from mpi4py import MPI
@@ -71,6 +56,16 @@ from parse_mpi.cli import main
 
 sys.exit(main(["run", sys.argv[1 + MPI.COMM_WORLD.rank], "--out", sys.argv[3]]))
 """
+
+
+@pytest.fixture
+def signals_as_they_were() -> Iterator[None]:
+    """A run in this process listens to signals; the tests after it must not."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_an_exception_on_one_rank_ends_all(tmp_path: Path) -> None:
@@ -101,23 +96,6 @@ def test_an_import_that_fails_on_one_rank_ends_all(tmp_path: Path, module: str) 
     assert f"planted: no {module}" in outcome.logs[1]
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_after_another_request_to_stop_ends_at_once(first: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SLOW_STEP, "run", str(write_job(tmp_path)), "--out", str(tmp_path / "run")]
-    with Launch(2, command, tmp_path / "logs") as launch:
-        launch.wait_until(lambda: all("stepping" in launch.log(rank) for rank in range(2)), limit_s=90)
-        for pid in launch.pids():
-            os.kill(pid, first)
-        time.sleep(0.5)
-        assert launch.process.poll() is None
-        os.kill(launch.pids()[0], signal.SIGINT)
-        outcome = launch.wait(120)
-    assert outcome.code == 130, outcome
-    assert "interrupted" in outcome.logs[0]
-    assert "start the same command again" in outcome.logs[0]
-    assert "Traceback" not in "".join(outcome.logs)
-
-
 @pytest.mark.parametrize("broken", ["{", "just text", "- {time: 2026-99-99}", "\\xff"])
 def test_a_broken_provenance_is_kept_and_does_not_stop_the_run(broken: str, tmp_path: Path) -> None:
     path = tmp_path / "provenance.yaml"
@@ -133,6 +111,7 @@ def test_a_broken_provenance_is_kept_and_does_not_stop_the_run(broken: str, tmp_
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.usefixtures("signals_as_they_were")
 @pytest.mark.parametrize(
     "variables",
     [
@@ -164,6 +143,7 @@ def test_the_most_specific_launcher_counts() -> None:
     assert expected_size({"PMI_SIZE": "", "SLURM_STEP_NUM_TASKS": "2"}) is None
 
 
+@pytest.mark.usefixtures("signals_as_they_were")
 def test_a_batch_script_without_srun_is_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside sbatch the number of tasks is set, but this process was not started as one of them."""
     monkeypatch.setenv("SLURM_NTASKS", "4")
@@ -206,33 +186,3 @@ def test_more_ranks_than_agents_is_refused(tmp_path: Path) -> None:
     assert outcome.code == 2, outcome
     assert len(re.findall("2 ranks can't share 1 agents?: every rank hosts at least one", outcome.logs[0])) == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_a_signal_leads_to_an_agreed_stop_and_the_same_command_resumes(tmp_path: Path) -> None:
-    """SIGUSR1 to one rank, then SIGTERM to both, then to the end: three launches of one command."""
-    rounds = 60
-    job = write_job(tmp_path, {"train": {"rounds": rounds}, "checkpoint": {"every": 1000}})
-    path = tmp_path / "run"
-    command = [*PARSE_MPI, "run", str(job), "--out", str(path)]
-    seen = 0
-    for number, receivers in ((signal.SIGUSR1, [1]), (signal.SIGTERM, [0, 1])):
-        with Launch(2, command, tmp_path / number.name) as launch:
-            launch.wait_until(lambda: re.search(r"round +\d+/", launch.log(0)), limit_s=90)
-            pids = launch.pids()
-            for rank in receivers:
-                os.kill(pids[rank], number)
-            outcome = launch.wait(150)
-        assert outcome.code == EXIT_OK, outcome
-        state = RunDirectory(path).read_state()
-        assert state
-        assert (state.status, state.reason) == ("stopped", number.name)
-        assert seen < state.round < rounds
-        assert main(["status", str(path)]) == EXIT_TO_BE_CONTINUED
-        manifest = path / "checkpoints" / f"round-{state.round:06d}" / "manifest.json"
-        assert json.loads(manifest.read_text())["round"] == state.round
-        seen = state.round
-    outcome = run(2, command, tmp_path / "last", limit_s=90)
-    assert outcome.code == EXIT_OK, outcome
-    assert f"resuming after round {seen}" in outcome.logs[0]
-    assert main(["status", str(path)]) == EXIT_OK
-    assert read_metrics(path)["rounds/round"].tolist() == list(range(1, rounds + 1))

@@ -13,11 +13,12 @@ import json, sys
 from pathlib import Path
 from parse_mpi.exchange.world import World
 from parse_mpi.jobfile import load_job
+from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.session import Request, run_job
 
 job, out, result, *overrides = sys.argv[1:]
 world = World.connect()
-run_job(world, Request(load_job(Path(job), overrides), Path(out), False, None, []))
+run_job(world, Request(load_job(Path(job), overrides), Path(out), False, None, []), StopRequest())
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 Path(f"{result}-{world.rank}").write_text(json.dumps(peak))
 """
@@ -58,7 +59,8 @@ def test_300_agents_on_2_ranks_need_the_memory_that_plan_says(tmp_path):
         agents = 3 * (250 - 100) / 2
         measured = (many[rank] - few[rank]) / agents
         counted = [
-            e.rows + e.gradients + e.optimiser + e.exchange + e.data for e in (few_estimates[rank], estimates[rank])
+            e.rows + e.gradients + e.optimiser + e.checkpoint + e.exchange + e.data
+            for e in (few_estimates[rank], estimates[rank])
         ]
         own = (counted[1] - counted[0]) / agents
         print(f"a further agent: measured {measured / 1e3:.0f} kB, its own {own / 1e3:.0f} kB")

@@ -75,7 +75,7 @@ def test_norms_are_those_of_plain_modules_and_leave_the_gradient_rows_alone(tmp_
 def test_a_checkpoint_holds_the_balance_of_every_agent_by_id(tmp_path):
     schedule = {"kind": "adaptive", "every": 1, "decay": 0.5}
     trainer, plan, _ = make_trainer(tmp_path, {"method": {"beta_schedule": schedule}})
-    trainer.train_round(0, False)
+    trainer.train_round(0)
     group = trainer.now.group
     kept = {array.name: array for array in snapshot(group)}["agents/alignment_balance"]
     assert kept.values.dtype == np.float64

@@ -13,7 +13,7 @@ from parse_mpi.data.dataset import TEST, TRAIN, Dataset
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.jobfile import load_job
 from parse_mpi.plan import Plan, make_plan
-from parse_mpi.studies import plannotes, planview
+from parse_mpi.studies import plannotes, planview, tables
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 SPARSE_GOSSIP = "topology={kind: random-gossip, base: erdos-renyi, probability: 0.5}"
@@ -29,7 +29,7 @@ def make(*overrides: str, ranks: int = 1) -> tuple[Plan, Dataset]:
 def test_eighty_columns_cut_no_word(
     overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(planview, "PIPED_WIDTH", 80)
+    monkeypatch.setattr(tables, "PIPED_WIDTH", 80)
     planview.print_plan(*make(*overrides, ranks=4), all_agents=False)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
@@ -80,7 +80,7 @@ EVENTS = """events=[
 def test_eras_stand_in_a_table_and_what_follows_from_them_below(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(planview, "PIPED_WIDTH", width)
+    monkeypatch.setattr(tables, "PIPED_WIDTH", width)
     planview.print_plan(*make(EVENTS), all_agents=False)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= width

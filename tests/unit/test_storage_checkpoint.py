@@ -18,11 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from saves import save_now
 
 from parse_mpi.errors import StorageError
 from parse_mpi.storage import shard
-from parse_mpi.storage.checkpoint import CommitRecord, load_newest, open_checkpoint, save_checkpoint
+from parse_mpi.storage.checkpoint import load_newest, open_checkpoint
 from parse_mpi.storage.manifest import canonical_json, from_ranges, read_manifest, to_ranges
+from parse_mpi.storage.saver import SaveRecord
 from parse_mpi.storage.shard import AgentArray
 
 Result = TypeVar("Result")
@@ -73,11 +75,11 @@ NAME = "slices/encoder[top]/parameters"
 
 def save(
     run_dir: Path, round_index: int, shards: Sequence[Ids], keep: int = 2, width: int = 4, header: Any = HEADER
-) -> CommitRecord:
+) -> SaveRecord:
     """Save `rows` of the agents of each shard; all ranks must tell the same story."""
     records = on_ranks(
         len(shards),
-        lambda world: save_checkpoint(
+        lambda world: save_now(
             world,
             run_dir,
             round_index,
@@ -130,14 +132,14 @@ def test_rows_come_back_by_agent(
     truth = np.random.default_rng(0).integers(0, 2**40, (12, *shape)).astype(dtype)
     steps = np.arange(12) * 7
 
-    def work(world: ThreadWorld) -> CommitRecord:
+    def work(world: ThreadWorld) -> SaveRecord:
         mine, held = ids(*everyone[world.rank]), ids(*holders[world.rank])
         arrays = [
             AgentArray("slices/f_r/parameters", held, truth[held]),
             AgentArray("slices/f_r/momentum", held, truth[held][::-1].copy()[::-1]),
             AgentArray("agents/steps", mine, steps[mine]),
         ]
-        return save_checkpoint(world, run_dir, 5, arrays, HEADER, keep=2)
+        return save_now(world, run_dir, 5, arrays, HEADER, keep=2)
 
     assert all(record.committed for record in on_ranks(len(everyone), work))
     checkpoint, rejections = load_newest(run_dir)
@@ -207,11 +209,11 @@ def test_arrays_that_make_no_sense_are_refused(name: str, agents: list[int], wid
 def test_a_group_has_one_set_of_agents(tmp_path: Path) -> None:
     arrays = [AgentArray("s/a", ids(0, 1), np.zeros(2)), AgentArray("s/b", ids(0, 2), np.zeros(2))]
     with pytest.raises(ValueError, match="s/b: arrays of one group"):
-        on_ranks(1, lambda world: save_checkpoint(world, tmp_path, 1, arrays, {}, 2))
+        on_ranks(1, lambda world: save_now(world, tmp_path, 1, arrays, {}, 2))
     with pytest.raises(ValueError, match="same name"):
-        on_ranks(1, lambda world: save_checkpoint(world, tmp_path, 1, [arrays[0], arrays[0]], {}, 2))
+        on_ranks(1, lambda world: save_now(world, tmp_path, 1, [arrays[0], arrays[0]], {}, 2))
     with pytest.raises(ValueError, match="Out of range float"):
-        on_ranks(1, lambda world: save_checkpoint(world, tmp_path, 1, arrays[:1], {"loss": float("nan")}, 2))
+        on_ranks(1, lambda world: save_now(world, tmp_path, 1, arrays[:1], {"loss": float("nan")}, 2))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,16 +249,16 @@ def test_ranks_that_contradict_each_other_are_found_out(tmp_path: Path) -> None:
     assert not record.committed
     assert "agent 1 has a row on more than one rank" in record.reason
 
-    def different_widths(world: ThreadWorld) -> CommitRecord:
+    def different_widths(world: ThreadWorld) -> SaveRecord:
         arrays = [AgentArray(NAME, ids(world.rank), np.zeros((1, 3 + world.rank)))]
-        return save_checkpoint(world, tmp_path, 1, arrays, {}, 2)
+        return save_now(world, tmp_path, 1, arrays, {}, 2)
 
     assert "<f8 [3] on one rank, <f8 [4] on another" in on_ranks(2, different_widths)[0].reason
     assert saved_rounds(tmp_path) == []
 
 
 def test_leftovers_of_a_killed_attempt_are_removed(tmp_path: Path) -> None:
-    for name in (".round-000001.tmp", ".round-000009.tmp", ".round-000002.old.tmp"):
+    for name in (".round-000001.tmp", ".round-000009.1a2b3c4d.tmp", ".round-000002.old.tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "shard-0007.h5").write_text("half")
     save(tmp_path, 1, [ids(0)])
@@ -273,19 +275,26 @@ def test_retention_keeps_the_newest(tmp_path: Path) -> None:
     assert saved_rounds(tmp_path) == ["round-000002", "round-000003", "round-000004"]
 
 
-def test_retention_does_not_count_what_is_damaged_or_later(tmp_path: Path) -> None:
+def test_retention_counts_neither_what_is_damaged_nor_what_is_later(tmp_path: Path) -> None:
     for round_index in (1, 2, 3, 9):
         save(tmp_path, round_index, [ids(0), ids(1)], keep=9)
     (tmp_path / "checkpoints" / "round-000003" / "shard-0001.h5").unlink()
     save(tmp_path, 4, [ids(0), ids(1)], keep=2)
-    assert saved_rounds(tmp_path) == ["round-000002", "round-000004", "round-000009"]
+    assert saved_rounds(tmp_path) == ["round-000002", "round-000003", "round-000004", "round-000009"]
+    save(tmp_path, 5, [ids(0), ids(1)], keep=2)
+    assert saved_rounds(tmp_path) == ["round-000004", "round-000005", "round-000009"]
 
 
-def test_a_saved_round_stays_as_it_is_if_it_is_sound(tmp_path: Path) -> None:
-    save(tmp_path, 5, [ids(0), ids(1)], width=4)
-    record = save(tmp_path, 5, [ids(0), ids(1)], width=6)
-    assert (record.committed, record.reason) == (True, "was saved before")
-    assert open_checkpoint(tmp_path, 5).read(NAME, ids(0)).shape == (1, 4)
+def test_checkpoints_that_can_not_be_read_for_a_moment_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise StorageError(f"{path}: can't be read: Too many open files")
+
+    for round_index in (1, 2):
+        save(tmp_path, round_index, [ids(0), ids(1)], keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("parse_mpi.storage.commit.Checkpoint", fail)
+        save(tmp_path, 3, [ids(0), ids(1)], keep=2)
+    assert saved_rounds(tmp_path) == ["round-000001", "round-000002", "round-000003"]
 
 
 def test_a_damaged_round_is_replaced(tmp_path: Path) -> None:
@@ -375,7 +384,8 @@ def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda body: body["arrays"][NAME].update(dtype="|O8"), "not a manifest"),
         (lambda body: body["arrays"][NAME]["parts"][0].update(shard=8), "names shard 8"),
         (lambda body: body["arrays"][NAME].update(shape=[2]), "not the array that the manifest describes"),
-        (lambda body: body.update(format_version=2), "format version 2; this parse-mpi reads version 1"),
+        (lambda body: body.update(format_version=3), "format version 3 is newer than this parse-mpi"),
+        (lambda body: body.update(format_version=True), "not a manifest: format version True"),
     ],
 )
 def test_a_forged_manifest_is_rejected(tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:

@@ -157,17 +157,31 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     content = path.read_bytes()
     position = content.index(series(1, 3)["rounds/loss"].tobytes())
     path.write_bytes(content[:position] + b"\xff" + content[position + 1 :])
-    with pytest.raises(StorageError, match=r"round-000003\.h5: /rounds/loss was damaged"):
+    with pytest.raises(StorageError, match=r"round-000003\.h5: was damaged or edited"):
         read_metrics(tmp_path)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(StorageError, match=r"round-000003\.h5: can't be read"):
         consolidate(tmp_path)
 
 
+def test_the_first_format_version_is_read_and_a_later_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(__file__).parents[1] / "format_1" / "run"
+    metrics = read_metrics(run)
+    assert metrics.attributes[""]["format_version"] == 1
+    assert metrics["rounds/round"].tolist() == [1, 2, 3, 4]
+    monkeypatch.setattr("parse_mpi.storage.metrics.FORMAT_VERSION", 3)
+    write(tmp_path, 1, 2)
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="format version 3 is newer than this parse-mpi, which reads up to 2"):
+        read_metrics(tmp_path)
+
+
 def test_a_foreign_hdf5_file_is_not_metrics(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "metrics.h5", "w") as file:
         file.attrs["format"] = "something else"
-    with pytest.raises(StorageError, match="something else version None; this parse-mpi reads parse-mpi metrics"):
+    with pytest.raises(StorageError, match="no metrics of parse-mpi: 'something else', version None"):
         read_metrics(tmp_path)
 
 

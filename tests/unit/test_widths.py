@@ -124,7 +124,7 @@ def test_a_batch_without_labels_moves_no_boundary():
 def widths_after(trainer, rounds):
     found = []
     for k in range(rounds):
-        trainer.train_round(k, False)
+        trainer.train_round(k)
         found.append(trainer.now.group.widths())
     return np.array(found)  # [round, A, modality, 3]
 
@@ -155,7 +155,7 @@ def test_boundaries_move_alike_whatever_the_optimiser(tmp_path, name):
     moved = {}
     for optimiser in ({"name": name, "lr": 0.01, "weight_decay": 0.1}, {"name": "sgd", "lr": 0.3}):
         trainer, *_ = make_trainer(tmp_path, changes | {"train": {"order": order, "optimiser": optimiser}})
-        trainer.train_round(0, False)
+        trainer.train_round(0)
         moved[optimiser["lr"]] = trainer.now.group.widths()
     np.testing.assert_allclose(moved[0.01], moved[0.3], atol=1e-6)
     assert np.nanmax(np.abs(moved[0.01] - [3, 4, 3])) > 0.01
@@ -164,7 +164,7 @@ def test_boundaries_move_alike_whatever_the_optimiser(tmp_path, name):
 def test_metrics_and_the_last_lines_tell_the_widths(tmp_path):
     changes = MULTIMODAL | {"train": {"rounds": 4}, "evaluate": {"every": 2}}
     trainer, *_ = make_trainer(tmp_path, changes)
-    trainer.train(0, 4, StopRequest(), lambda _: None)
+    trainer.train(0, 4, StopRequest())
     metrics = read_metrics(tmp_path)
     found, group = metrics["evaluations/widths"], trainer.now.group
     assert found.shape == (2, 10, 2, 3)
@@ -177,7 +177,7 @@ def test_metrics_and_the_last_lines_tell_the_widths(tmp_path):
 
 def test_fixed_widths_are_not_recorded(tmp_path):
     trainer, *_ = make_trainer(tmp_path, {"train": {"rounds": 1}})
-    trainer.train(0, 1, StopRequest(), lambda _: None)
+    trainer.train(0, 1, StopRequest())
     metrics = read_metrics(tmp_path)
     assert "evaluations/widths" not in metrics.arrays
     assert list(width_lines(metrics)) == []
