@@ -1,4 +1,4 @@
-"""The command line: parse-mpi check · plan · run · status · report · doctor.
+"""The command line: parse-mpi check · plan · run · status · verify · inspect · report · doctor.
 
 Every command reads the same job files. Heavy libraries are imported by the command that needs them, so that the light
 ones answer at once on a login node without a GPU or an MPI launcher.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ from parse_mpi.errors import (
     LaunchError,
     ParseMpiError,
     Problem,
+    StorageError,
     counted,
 )
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from parse_mpi.data.dataset import Dataset
     from parse_mpi.jobfile import JobFile, Provisional
     from parse_mpi.plan import Plan
+    from parse_mpi.storage.owner import Sighting
 
 INTERRUPTED_RUN = "interrupted; to go on from the newest checkpoint, start the same command again"
 DESCRIPTION = """\
@@ -42,6 +46,8 @@ Train many decentralised multimodal agents with PARSE on MPI ranks.
   parse-mpi plan   jobs/quickstart.yaml -n 4                    who runs where, what travels, how much memory
   mpiexec -n 4 parse-mpi run jobs/quickstart.yaml --out RUN     train; the same command resumes
   parse-mpi status RUN                                          how far it is (exit 75: to be continued)
+  parse-mpi verify RUN                                          is all that it wrote still what it wrote?
+  parse-mpi inspect RUN                                         what its newest checkpoint holds
   parse-mpi report RUN                                          pictures of a run
 """
 
@@ -82,9 +88,23 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, metavar="RUN", help="run directory, made if it is not there")
     run.add_argument("--fresh", action="store_true", help="start over; an earlier run moves aside to RUN.previous-K")
     run.add_argument("--stop-after", type=_round, metavar="ROUND", help="write a checkpoint after this round and leave")
+    run.add_argument(
+        "--time-limit",
+        type=_seconds,
+        metavar="TIME",
+        help="write a checkpoint and leave in time: MM, MM:SS, HH:MM:SS or D-HH[:MM[:SS]], as Slurm's --time, counted "
+        "from the start of this command (default: until the Slurm job ends, if $SLURM_JOB_END_TIME tells)",
+    )
 
     status = _add(commands, "status", show_status, "how far a run is; exit 75 when it is to be continued")
     status.add_argument("run", type=Path, metavar="RUN")
+
+    verify = _add(commands, "verify", verify_run, "check every digest of a run; exit 5 when something is damaged")
+    verify.add_argument("run", type=Path, metavar="RUN")
+
+    inspect = _add(commands, "inspect", inspect_checkpoint, "show what a checkpoint holds: slices, shapes, norms")
+    inspect.add_argument("checkpoint", type=Path, metavar="CKPT", help="its directory, or a run: the newest sound one")
+    inspect.add_argument("--agents", action="store_true", help="list every agent with the norms of its slices")
 
     report = _add(commands, "report", write_report, "draw accuracy, losses, consensus, graphs and class histograms")
     report.add_argument("run", type=Path, metavar="RUN")
@@ -112,19 +132,25 @@ def run_job(options: argparse.Namespace) -> int:
 
     Once MPI is up, a rank must not just leave: the library would have it wait for the others at the exit.
     """
+    from parse_mpi.run.preemption import StopRequest, find_deadline
+
+    stop = StopRequest(find_deadline(options.time_limit, os.environ))
+    stop.listen()
     try:
         from parse_mpi.exchange.abort import abort
     except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where it finds no library
         what = "; ".join(str(error).splitlines())
         raise LaunchError(f"MPI can't be used: {what}.\nTo see what is missing: parse-mpi doctor") from error
+    stop.end_launch = partial(abort, INTERRUPTED_RUN, EXIT_INTERRUPTED)
     try:
         from parse_mpi.exchange.world import World
         from parse_mpi.run.session import Request
         from parse_mpi.run.session import run_job as run
 
         world = World.connect()
+        stop.rank = world.rank
         request = Request(_load(options), options.out, options.fresh, options.stop_after, sys.argv)
-        state = run(world, request)
+        state = run(world, request, stop)
     except ParseMpiError as error:
         trace = traceback.format_exc() if os.environ.get("PARSE_MPI_TRACE") else ""
         abort(f"{trace}error: {error}", error.exit_code)
@@ -132,26 +158,43 @@ def run_job(options: argparse.Namespace) -> int:
         abort(INTERRUPTED_RUN, EXIT_INTERRUPTED)
     except BaseException:
         abort(traceback.format_exc(), EXIT_UNEXPECTED)
+    stop.ignore()
     return state.exit_code or EXIT_OK
 
 
 def show_status(options: argparse.Namespace) -> int:
+    from parse_mpi.storage.owner import look
     from parse_mpi.storage.rundir import RunDirectory
 
     run = RunDirectory(options.run)
     run.require()
-    state = run.read_state()
+    state, owner = run.read_state(), look(run)
     if state is None:
-        print(f"{run.path}: started, but no state has been written; start the same command again to go on")
+        print(f"{run.path}: started, but no state has been written; {_launch(owner)}")
         return EXIT_TO_BE_CONTINUED
     because = f" ({state.reason})" if state.reason else ""
     if state.status == "running":
-        because = f", last written {_age(state.time)} ago ({state.time}); "
-        because += "if no such job runs, start the same command again to go on"
+        seconds = (_now() - datetime.fromisoformat(state.time)).total_seconds()
+        because = f", last written {_age(seconds)} ago ({state.time})"
+    if state.status == "running" or owner is not None:
+        because += f"; {_launch(owner)}"
     print(f"{run.path}: {state.status} at round {state.round} of {state.rounds}{because}")
     if state.status == "finished":
         return EXIT_OK
     return state.exit_code if state.status == "failed" and state.exit_code else EXIT_TO_BE_CONTINUED
+
+
+def verify_run(options: argparse.Namespace) -> int:
+    from parse_mpi.studies.verify import verify_run as verify
+
+    return EXIT_OK if verify(options.run) else StorageError.exit_code
+
+
+def inspect_checkpoint(options: argparse.Namespace) -> int:
+    from parse_mpi.studies.checkpointview import print_checkpoint
+
+    print_checkpoint(options.checkpoint, options.agents)
+    return EXIT_OK
 
 
 def write_report(options: argparse.Namespace) -> int:
@@ -168,12 +211,26 @@ def examine(options: argparse.Namespace) -> int:
     return examine_environment()
 
 
-def _age(time: str) -> str:
-    """How long ago an ISO 8601 time was, in its largest whole unit."""
-    seconds = max(0, int((_now() - datetime.fromisoformat(time)).total_seconds()))
+def _launch(owner: Sighting | None) -> str:
+    """What is known of the launch that works in a run directory, and what to do where none does."""
+    go_on = "start the same command again to go on"
+    if owner is None:
+        return f"no launch is at work; {go_on}"
+    if owner.verdict == "gone":
+        return f"the launch on {owner.record} is gone; {go_on}"
+    heartbeat = f"heartbeat {_age(owner.age_s)} ago"
+    if owner.verdict == "alive":
+        return f"running on {owner.record}, {heartbeat}"
+    who = owner.record or "an unknown host (owner.json is damaged)"
+    return f"running on {who}, {heartbeat}; if it is gone, {go_on}"
+
+
+def _age(seconds: float) -> str:
+    """A time that has passed, in its largest whole unit."""
+    passed_s = max(0, int(seconds))
     sizes = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
-    unit = next((unit for unit, size in sizes.items() if seconds >= size), "second")
-    return counted(seconds // sizes[unit], unit)
+    unit = next((unit for unit, size in sizes.items() if passed_s >= size), "second")
+    return counted(passed_s // sizes[unit], unit)
 
 
 def _now() -> datetime:
@@ -184,6 +241,19 @@ def _round(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a round; rounds count from 1")
     return int(text)
+
+
+def _seconds(text: str) -> int:
+    """A time limit as Slurm writes them, in seconds."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write MM, MM:SS, HH:MM:SS or D-HH[:MM[:SS]]")
+    days, numbers = match[1], match[2].split(":")
+    units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)
+    limit_s = int(days or 0) * 86_400 + sum(int(n) * unit for n, unit in zip(numbers, units, strict=False))
+    if not limit_s:
+        raise argparse.ArgumentTypeError("a limit of no time at all; leave --time-limit out to run without one")
+    return limit_s
 
 
 def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
