@@ -50,13 +50,20 @@ def add_launch(path: Path, command: Sequence[str], seats: Sequence[Seat], first_
     write_text(path, yaml.safe_dump([*_launches(path), launch], sort_keys=False))
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes no merge keys: a few lines of them can say more than any memory holds."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave `<<` as it is, a key that means nothing."""
+
+
 def _launches(path: Path) -> list[Any]:
     """What the file holds; nothing, and no file, where it was broken."""
     if not path.exists():
         return []
     with storage_errors(path, "can't be read or moved aside"):
         try:
-            launches = yaml.safe_load(path.read_text("utf-8"))
+            launches = yaml.load(path.read_text("utf-8"), _Loader)
         except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: no UTF-8, or a date that does not exist
             launches = None
         if isinstance(launches, list):

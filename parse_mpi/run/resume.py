@@ -6,6 +6,8 @@ Nothing starts over unasked: whatever stands in the way of going on is an error 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,10 @@ from parse_mpi.job import Hdf5Source, Job
 from parse_mpi.jobfile import changed_keys, dump_job, load_job
 from parse_mpi.plan import Plan
 from parse_mpi.run.display import Display
+from parse_mpi.run.preemption import StopRequest
 from parse_mpi.storage.checkpoint import load_newest
 from parse_mpi.storage.metrics import require_rounds
+from parse_mpi.storage.owner import Owner
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.storage.write import write_text
 
@@ -25,25 +29,58 @@ if TYPE_CHECKING:
 START_OVER = "or start over with --fresh (the old run is kept aside)"
 
 
-def first_round(world: World, run: RunDirectory, plan: Plan, fresh: bool, display: Display) -> int:
-    """Make or check the run directory on rank 0; the number of finished rounds to go on from, on every rank.
+@contextmanager
+def owned(world: World, run: RunDirectory, stop: StopRequest, display: Display) -> Iterator[Owner | None]:
+    """Make the run directory, where it is not there, and let this launch own it meanwhile; rank 0 gets the owner.
+
+    A launch that loses the directory is asked to stop. Raises StorageError on every rank when another launch is at
+    work there.
+    """
+    owner = None
+    with _told_to_all(world):
+        if world.rank == 0:
+            run.make()
+            owner = Owner.claim(run, display.say, display.warn, on_lost=stop.ask)
+    try:
+        yield owner
+    finally:
+        if owner is not None:
+            owner.release()
+
+
+def first_round(world: World, owner: Owner | None, plan: Plan, fresh: bool, display: Display) -> int:
+    """Check the run directory on rank 0, its owner; the number of finished rounds to go on from, on every rank.
 
     Raises StorageError on every rank when the directory holds something that this job can't go on from.
     """
-    done, failure = 0, ""
-    if world.rank == 0:
-        try:
-            if fresh and (moved := run.fresh()):
-                display.say(f"the earlier run now lies in {moved}")
-            done = _resume(run, plan, display) if run.exists() else 0
-            run.create()
-            write_text(run.job_path, dump_job(plan.job))
-        except ParseMpiError as error:
-            failure = str(error)
-    agreed: tuple[int, str] = world.broadcast_json([done, failure])
-    if agreed[1]:
-        raise StorageError(agreed[1])
-    return agreed[0]
+    done = 0
+    with _told_to_all(world):
+        if owner is not None:
+            done = _begin(owner, plan, fresh, display)
+    return int(world.broadcast_json(done))
+
+
+def _begin(owner: Owner, plan: Plan, fresh: bool, display: Display) -> int:
+    run = owner.run
+    if fresh and (moved := run.fresh()):
+        owner.move_in(moved)
+        display.say(f"the earlier run now lies in {moved}")
+    done = _resume(run, plan, display) if run.exists() else 0
+    run.create()
+    write_text(run.job_path, dump_job(plan.job))
+    return done
+
+
+@contextmanager
+def _told_to_all(world: World) -> Iterator[None]:
+    """What rank 0 raises inside for the user to mend is raised on every rank, as a StorageError."""
+    failure = ""
+    try:
+        yield
+    except ParseMpiError as error:
+        failure = str(error)
+    if failure := world.broadcast_json(failure):
+        raise StorageError(failure)
 
 
 def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:

@@ -1,6 +1,6 @@
 """The run directory: where everything that belongs to one run lies, and what state the run is in.
 
-RUN/job.yaml  provenance.yaml  state.json  metrics.h5  metrics/  checkpoints/  log/
+RUN/job.yaml  provenance.yaml  state.json  owner.json  metrics.h5  metrics/  checkpoints/  log/
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parse_mpi.errors import StorageError
+from parse_mpi.storage.read import read_small_file
 from parse_mpi.storage.write import storage_errors, sync_directory, write_text
 
+LARGEST_STATE_BYTES = 1 << 20
+
 _FOLDERS = ("checkpoints", "metrics", "log")
-_FILES = ("job.yaml", "provenance.yaml", "state.json", "metrics.h5")
+_FILES = ("job.yaml", "provenance.yaml", "state.json", "owner.json", "metrics.h5")
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """The time as files tell it: ISO 8601 with its zone. For people: clocks differ, and go backwards."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -33,7 +37,7 @@ class RunState(BaseModel):
     status: Literal["running", "finished", "stopped", "failed"]
     reason: str = ""
     exit_code: int | None = None
-    time: str = Field(default_factory=_now)
+    time: str = Field(default_factory=utc_now)
 
     @field_validator("time")
     @classmethod
@@ -51,6 +55,7 @@ class RunDirectory:
         self.job_path = self.path / "job.yaml"
         self.provenance_path = self.path / "provenance.yaml"
         self.state_path = self.path / "state.json"
+        self.owner_path = self.path / "owner.json"
         self.metrics_path = self.path / "metrics.h5"
         self.log_dir = self.path / "log"
 
@@ -67,26 +72,37 @@ class RunDirectory:
             f"{self.path}: {what}. Check the path, or start a run there: parse-mpi run JOB --out {self.path}"
         )
 
+    def make(self) -> None:
+        """Make the directory, where it is not there, and nothing in it.
+
+        Raises StorageError where it is a file, or holds something else than a run.
+        """
+        with storage_errors(self.path, "can't be made"):
+            self._refuse_strangers()
+            self.path.mkdir(parents=True, exist_ok=True)
+            sync_directory(self.path.parent)
+
     def create(self) -> None:
         """Make the directory and its folders; an existing run is left as it is.
 
-        Raises StorageError where the directory holds something else than a run.
+        Raises StorageError like make(), and where a file stands in the place of a folder.
         """
-        self._refuse_strangers()
-        with storage_errors(self.path, "can't be made"):
-            for folder in _FOLDERS:
-                (self.path / folder).mkdir(parents=True, exist_ok=True)
+        self.make()
+        for folder in _FOLDERS:
+            path = self.path / folder
+            with storage_errors(path, "can't be made"):
+                path.mkdir(exist_ok=True)
+        with storage_errors(self.path):
             sync_directory(self.path)
-            sync_directory(self.path.parent)
 
     def fresh(self) -> Path | None:
         """Make room for a new run: what lies here moves aside to RUN.previous-K, K = 1, 2, ...; nothing is deleted.
 
         Returns where it went, None if there was nothing. Raises StorageError like create().
         """
-        self._refuse_strangers()
+        self.make()
         previous = None
-        if self.path.exists() and any(self.path.iterdir()):
+        if any(entry != self.owner_path for entry in self.path.iterdir()):
             previous = self._first_free_name()
             with storage_errors(self.path, f"can't be moved to {previous}"):
                 os.rename(self.path, previous)
@@ -99,7 +115,7 @@ class RunDirectory:
         Raises StorageError where it can't be read or trusted.
         """
         try:
-            return RunState.model_validate_json(self.state_path.read_bytes())
+            return RunState.model_validate_json(read_small_file(self.state_path, LARGEST_STATE_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -101,7 +101,7 @@ def test_a_damaged_state_is_an_error(tmp_path: Path, text: str) -> None:
 def test_a_state_that_can_not_be_read_says_why(tmp_path: Path) -> None:
     run = started(tmp_path)
     run.state_path.mkdir()
-    with pytest.raises(StorageError, match=r"state\.json: can't be read: Is a directory"):
+    with pytest.raises(StorageError, match=r"state\.json: is no plain file"):
         run.read_state()
 
 
