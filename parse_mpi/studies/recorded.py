@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_mpi.eras import Era, everyone, make_eras
+from parse_mpi.eras import Era, Isolation, everyone, make_eras
 from parse_mpi.errors import StorageError
 from parse_mpi.job import Job
 from parse_mpi.jobfile import load_job
@@ -44,9 +44,7 @@ class RecordedRun:
         directory = RunDirectory(run)
         if not directory.exists():
             raise StorageError(f"{directory.path}: no run has started here (there is no job.yaml)")
-        # The data may be elsewhere by now, or the run directory on another machine; nothing here reads a sample.
-        job = load_job(directory.job_path, ["data.source=digits"]).job
-        return cls(job, read_metrics(directory.path))
+        return cls(recorded_job(directory), read_metrics(directory.path))
 
     @cached_property
     def agents(self) -> tuple[Agent, ...]:
@@ -55,8 +53,8 @@ class RecordedRun:
 
     @cached_property
     def planned_eras(self) -> tuple[Era, ...]:
-        """All stretches of the run between its events."""
-        return make_eras(self.job, self.agents, self.modalities)[0]
+        """All stretches of the run between its events, agents that were cut off among them."""
+        return make_eras(self.job, self.agents, self.modalities, self._isolated)[0]
 
     @property
     def eras(self) -> tuple[Era, ...]:
@@ -100,12 +98,19 @@ class RecordedRun:
     @cached_property
     def graphs(self) -> tuple[dict[str, SliceGraph], ...]:
         """Name -> graph in every era, those of modalities first; empty where a method exchanges nothing."""
-        job, method, roster = self.job, make_method(self.job.method), everyone(self.agents, self.planned_eras)
+        job, method = self.job, make_method(self.job.method)
+        roster = everyone(self.agents, make_eras(job, self.agents, self.modalities)[0])
         found = [slices_and_graphs(job, method, era, roster)[1] for era in self.eras]
         return tuple(
             {name: graphs[name] for name in [m for m in self.modalities if m in graphs] + list(graphs)}
             for graphs in found
         )
+
+    @property
+    def _isolated(self) -> list[Isolation]:
+        """Who was cut off because of values that are not finite; nobody in runs of versions that could not do that."""
+        columns = [self.metrics.arrays.get(f"isolations/{name}", np.empty(0)) for name in ("round", "agent")]
+        return [(int(done), int(agent)) for done, agent in zip(*columns, strict=True)]
 
     @property
     def last_round(self) -> int:
@@ -132,6 +137,14 @@ class RecordedRun:
         graph = topology if any(self.graphs) else "no exchange"
         reached = f"round {self.last_round} of {job.train.rounds}"
         return f"{job.name}: {job.method.name}, {graph}, {count_of(len(self.agents), 'agent')}, {reached}"
+
+
+def recorded_job(run: RunDirectory) -> Job:
+    """The job of a run, but for what it learns from: that may be elsewhere by now, and no sample is read here.
+
+    Raises JobError where job.yaml is no job.
+    """
+    return load_job(run.job_path, ["data.source=digits", "data.partition={kind: iid}"]).job
 
 
 def _kind_names(populations: Sequence[Sequence[Agent]], most: int) -> NDArray[np.str_]:
