@@ -6,14 +6,14 @@
     /groups              integer [N]      optional: subject, speaker
     attributes           name, class_names, source, licence, citation, all optional
 
-Everything else in the file is ignored. A file can come from anybody, so nothing in it may lead to another file
-(links, external storage, virtual data sets) or hold objects. All problems of a file are reported at once. What can't
-be caught here is a file forged or damaged so that libhdf5 itself crashes.
+Everything else in the file is ignored. A file can come from anybody: what of it is refused stands in hdf5_guard.py.
+All problems of a file are reported at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_mpi.data.dataset import SPLIT_NAMES, TRAIN, Dataset, SampleArray, size_bytes
-from parse_mpi.data.hdf5_values import UNREADABLE, FileArray, layout_error, read_modality, read_values, rows_in_all
-from parse_mpi.data.memory import available_bytes
+from parse_mpi.data.hdf5_guard import (
+    ATTRIBUTE_BYTES,
+    FLOATS,
+    INTEGERS,
+    RefusedError,
+    has_link,
+    open_array,
+    open_child,
+    read_attribute,
+)
+from parse_mpi.data.hdf5_values import FileArray, layout_error, read_modality, read_values, rows_in_all
+from parse_mpi.data.memory import available_bytes, memory_ceiling
 from parse_mpi.errors import DataError
-
-FLOATS, INTEGERS = "f", "iu"
-KIND_NAMES = {FLOATS: "a floating-point", INTEGERS: "an integer"}
 
 
 def read_dataset(path: Path, reading: str = "memory", readers: int = 1) -> Dataset:
@@ -95,7 +102,7 @@ def _read_tables(file: Any, problems: list[str]) -> _Tables:
     modalities = _find_modalities(file, problems)
     labels = _read_integers(file, "labels", problems)
     split = _read_integers(file, "split", problems)
-    groups = _read_integers(file, "groups", problems) if _has_link(file, "groups") else None
+    groups = _read_integers(file, "groups", problems) if has_link(file, "groups") else None
     named = {f"/modalities/{name}": array for name, array in modalities.items()}
     _check_lengths(named | {"/labels": labels, "/split": split, "/groups": groups}, problems)
     if split is not None and not (split == TRAIN).any():
@@ -119,7 +126,7 @@ def _read_tables(file: Any, problems: list[str]) -> _Tables:
 
 def _find_modalities(file: Any, problems: list[str]) -> dict[str, Any]:
     """The usable data sets of /modalities, unread, in the order of their names, whatever order the file keeps."""
-    group = _open_child(file, "modalities", h5py.Group, problems)
+    group = _open(open_child, file, "modalities", h5py.Group, problems)
     if group is None:
         return {}
     if len(group) == 0:
@@ -129,63 +136,35 @@ def _find_modalities(file: Any, problems: list[str]) -> dict[str, Any]:
         if isinstance(name, bytes):  # how h5py hands over what isn't UTF-8
             problems.append(f"/modalities: holds the name {name!r}, which isn't UTF-8")
             continue
-        array = _open_array(group, name, FLOATS, problems)
+        array = _open(open_array, group, name, FLOATS, problems)
         if array is None:
             continue
         if len(array.shape) < 2 or 0 in array.shape[1:]:
             problems.append(f"{array.name}: has shape {array.shape}; samples x at least one feature is expected")
+        elif (least := _least_bytes(array)) > (free := available_bytes()):
+            problems.append(f"{array.name}: one sample takes {least:,} bytes to read, of which {free:,} are available")
         else:
             found[name] = array
     return found
 
 
-def _open_child(parent: Any, name: str, kind: type, problems: list[str]) -> Any:
-    """The group or data set `name` of `parent`; None, with a problem noted, if it isn't one stored in this file."""
-    where = f"{parent.name.rstrip('/')}/{name}"
-    wanted = "group" if kind is h5py.Group else "data set"
+def _least_bytes(array: Any) -> int:
+    """The memory that reading one sample takes: all of a chunk is decoded for it."""
+    return int(array.dtype.itemsize * max(math.prod(array.shape[1:]), math.prod(array.chunks or ())))
+
+
+def _open(opener: Callable[[Any, str, Any], Any], parent: Any, name: str, kind: object, problems: list[str]) -> Any:
+    """What open_child or open_array opens; None, with a problem noted, where it refuses."""
     try:
-        if not _has_link(parent, name):
-            problem = f"{where}: missing; a {wanted} is expected"
-        elif parent.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-            problem = f"{where}: is a link; copy the {wanted} itself into the file"
-        elif not isinstance(child := parent[name], kind):
-            problem = f"{where}: not a {wanted}"
-        else:
-            return child
-    except UNREADABLE as error:
-        problem = f"{where}: can't be opened ({error})"
-    problems.append(problem)
-    return None
-
-
-def _has_link(parent: Any, name: str) -> bool:
-    """Whether `parent` lists `name`, without following where it leads."""
-    return bool(parent.id.links.exists(name.encode()))
-
-
-def _open_array(parent: Any, name: str, kinds: str, problems: list[str]) -> Any:
-    """The data set `name` of `parent` if its values lie in this file and have a type of `kinds`; None otherwise."""
-    array = _open_child(parent, name, h5py.Dataset, problems)
-    if array is None:
+        return opener(parent, name, kind)
+    except RefusedError as error:
+        problems.append(str(error))
         return None
-    try:
-        if array.is_virtual or array.external is not None:
-            problem = f"{array.name}: its values lie in other files; copy them into this one"
-        elif array.dtype.kind not in kinds:
-            problem = f"{array.name}: has type {array.dtype}; {KIND_NAMES[kinds]} type is expected"
-        elif array.shape is None or (array.size and not array.id.get_storage_size()):
-            problem = f"{array.name}: no values were ever written"
-        else:
-            return array
-    except UNREADABLE as error:
-        problem = f"{array.name}: can't be opened ({error})"
-    problems.append(problem)
-    return None
 
 
 def _read_integers(file: Any, name: str, problems: list[str]) -> NDArray[np.integer] | None:
     """The values of /name, in the type of the file; None, with a problem noted, if they aren't a vector of integers."""
-    array = _open_array(file, name, INTEGERS, problems)
+    array = _open(open_array, file, name, INTEGERS, problems)
     if array is None:
         return None
     if len(array.shape) != 1:
@@ -236,8 +215,9 @@ def _read_class_names(file: Any, labels: NDArray[np.integer], problems: list[str
 def _strings(file: Any, key: str) -> tuple[str, ...] | None:
     """The texts of an attribute, whether one or many, of fixed or variable length; None if it holds something else."""
     try:
-        values = np.atleast_1d(file.attrs[key]).ravel().tolist()
+        with memory_ceiling(ATTRIBUTE_BYTES):
+            values = np.atleast_1d(read_attribute(file, key)).ravel().tolist()
         texts = tuple(value.decode() if isinstance(value, bytes) else value for value in values)
-    except UNREADABLE:
+    except (RefusedError, MemoryError, UnicodeDecodeError):
         return None
     return texts if all(isinstance(text, str) for text in texts) else None

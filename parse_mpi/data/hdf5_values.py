@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from parse_mpi.data.hdf5_guard import UNREADABLE, size_bytes
+from parse_mpi.data.memory import available_bytes
 from parse_mpi.errors import DataError
 
-# What h5py raises for damaged files, for types that NumPy lacks and for arrays larger than the memory.
-UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError, MemoryError)
 ROWS_AT_A_TIME = 256  # libhdf5 merges the selection of one read row by row, which gets slow with many
 
 
@@ -70,6 +70,9 @@ def read_modality(array: Any, problems: list[str]) -> NDArray[np.float32]:
 
 def read_values(array: Any, problems: list[str]) -> NDArray[Any] | None:
     """All values in the type of the file; None, with a problem noted, where they can't be read."""
+    if (needed := size_bytes(array)) > (free := available_bytes()):
+        problems.append(f"{array.name}: takes {needed:,} bytes of memory, of which {free:,} are available")
+        return None
     try:
         values: NDArray[Any] = array[()]
     except UNREADABLE as error:

@@ -1,10 +1,11 @@
-"""How much memory this process may still take: what decides whether a data file is read as a whole."""
+"""How much memory this process may still take, and a limit to what it takes meanwhile."""
 
 from __future__ import annotations
 
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -13,6 +14,21 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """The least of what the machine has free, what its control groups allow and what the address space still holds."""
     return min([_free(proc), *_group_limits(proc, cgroups), *_address_space(proc)])
+
+
+@contextmanager
+def memory_ceiling(further_bytes: int) -> Iterator[None]:
+    """Have whatever asks for much memory inside the block fail: MemoryError, or OSError from libhdf5.
+
+    The limit is that of the address space of the whole process, all threads together, so the block should be short.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    ceiling = _used_bytes(PROC) + further_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling if soft == resource.RLIM_INFINITY else min(soft, ceiling), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _free(proc: Path) -> int:
@@ -41,8 +57,12 @@ def _group_limits(proc: Path, cgroups: Path) -> Iterator[int]:
 def _address_space(proc: Path) -> Iterator[int]:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
-        used_pages = sum(int(line.split()[0]) for line in _lines(proc / "self" / "statm"))
-        yield max(0, limit - used_pages * resource.getpagesize())
+        yield max(0, limit - _used_bytes(proc))
+
+
+def _used_bytes(proc: Path) -> int:
+    """The address space that is taken."""
+    return resource.getpagesize() * sum(int(line.split()[0]) for line in _lines(proc / "self" / "statm"))
 
 
 def _lines(path: Path) -> list[str]:
