@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from parse_mpi.job import Job, Topology
@@ -12,6 +11,7 @@ from parse_mpi.job.events import Event, LinkEvent, PresenceEvent, SensorEvent
 from parse_mpi.population import Agent, choose, encoder_of
 
 Link = tuple[int, int]
+Isolation = tuple[int, int]  # after so many rounds this agent was cut off, for good
 
 ADDS = {"gain": True, "lose": False, "join": True, "leave": False, "cut": True, "heal": False}
 WRONG = {
@@ -38,12 +38,15 @@ class Era:
     cut_links: frozenset[Link]
 
 
-def make_eras(job: Job, agents: Sequence[Agent], modalities: Sequence[str]) -> tuple[tuple[Era, ...], dict[int, str]]:
+def make_eras(
+    job: Job, agents: Sequence[Agent], modalities: Sequence[str], isolated: Sequence[Isolation] = ()
+) -> tuple[tuple[Era, ...], dict[int, str]]:
     """The eras of a job, and what is wrong with its events, by their index.
 
     agents: as the job lists them; modalities: all of the data set, in its order. A share of the agents means those
     that hold something in that list, and the same share means the same agents in every event. Events of one round
     happen in the order of the list, and what they leave behind must make sense when the last of them has happened.
+    isolated: agents that are away from some round on, whatever events say of them.
     """
     concerned, problems = _concerned(job, agents, modalities)
     if problems:
@@ -52,15 +55,18 @@ def make_eras(job: Job, agents: Sequence[Agent], modalities: Sequence[str]) -> t
     course = _Course(job, agents, modalities)
     course.here -= _late((job.events[k], concerned[k]) for k in order)
     eras = {0: course.era(0, ())}
-    for start, same_round in groupby(order, key=lambda k: job.events[k].round):
-        indices = list(same_round)
+    for start in sorted({event.round for event in job.events} | {done for done, _ in isolated}):
+        indices = [k for k in order if job.events[k].round == start]
         for k in indices:
             if wrong := course.apply(job.events[k], concerned[k]):
                 problems[k] = wrong
         for k in indices:
             if k not in problems and (wrong := course.check(job.events[k], concerned[k])):
                 problems[k] = wrong
-        eras[start] = course.era(start, tuple(describe(job.events[k], concerned[k]) for k in indices))
+        cut_off = [i for done, i in isolated if done == start]
+        course.isolated.update(cut_off)
+        told = course.told((job.events[k], concerned[k]) for k in indices)
+        eras[start] = course.era(start, (*told, *([f"isolate: {_listed(cut_off)}"] if cut_off else [])))
     joins = [k for k in order if job.events[k].kind == "join"]
     if joins and not any(agent.modalities for agent in eras[0].agents):
         problems.setdefault(joins[0], "every agent joins later, so that nobody is there at the start")
@@ -81,6 +87,7 @@ class _Course:
         self.modalities = tuple(modalities)
         self.held = {(agent.id, m) for agent in agents for m in agent.modalities}
         self.here = {agent.id for agent in agents}
+        self.isolated: set[int] = set()  # no event's fact, so that later events of these agents still make sense
         self.cut_modalities: set[str] = set()
         self.cut_links: set[Link] = set()
 
@@ -102,6 +109,13 @@ class _Course:
             return f"after round {event.round} no agent is left"
         return ""
 
+    def told(self, events: Iterable[tuple[Event, Sequence[int]]]) -> Iterator[str]:
+        """Events in words, as far as they concern agents that are not isolated."""
+        for event, agents in events:
+            left = [i for i in agents if i not in self.isolated]
+            if left or isinstance(event, LinkEvent):
+                yield describe(event, left)
+
     def era(self, start: int, what: tuple[str, ...]) -> Era:
         """The era that begins with what is so now."""
         agents = tuple(self._agent(i) for i in range(len(self.entries)))
@@ -118,7 +132,7 @@ class _Course:
         return self.cut_links, {(min(link), max(link)) for link in event.links or ()}
 
     def _agent(self, i: int) -> Agent:
-        held = self._modalities_of(i) if i in self.here else ()
+        held = self._modalities_of(i) if i in self.here - self.isolated else ()
         return Agent(i, held, tuple(encoder_of(self.job, self.entries[i], m) for m in held))
 
     def _modalities_of(self, i: int) -> tuple[str, ...]:
@@ -130,9 +144,13 @@ def describe(event: Event, agents: Sequence[int]) -> str:
     if isinstance(event, LinkEvent):
         links = ", ".join(f"{a}-{b}" for a, b in event.links or ())
         return f"{event.kind} " + (f"the graphs of {event.modality}" if event.modality else f"links {links}")
-    ids = ", ".join(map(str, agents[:8])) + (f", … ({len(agents)} in all)" if len(agents) > 8 else "")
     what = f" {event.modality}" if isinstance(event, SensorEvent) else ""
-    return f"{event.kind}{what}: {'agent' if len(agents) == 1 else 'agents'} {ids}"
+    return f"{event.kind}{what}: {_listed(agents)}"
+
+
+def _listed(agents: Sequence[int]) -> str:
+    ids = ", ".join(map(str, agents[:8])) + (f", … ({len(agents)} in all)" if len(agents) > 8 else "")
+    return f"{'agent' if len(agents) == 1 else 'agents'} {ids}"
 
 
 def _concerned(

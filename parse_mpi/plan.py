@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,21 +19,24 @@ from parse_mpi.data.arrival import arrival_order
 from parse_mpi.data.dataset import TRAIN, Dataset
 from parse_mpi.data.partition import partition
 from parse_mpi.data.sensors import Sensor, poor_sensors
-from parse_mpi.eras import everyone, make_eras
-from parse_mpi.errors import DataError, JobError, Problem
+from parse_mpi.eras import Era, Isolation, everyone, make_eras
+from parse_mpi.errors import DataError, JobError, NonFiniteError, Problem
 from parse_mpi.job import Job
 from parse_mpi.jobfile import JobFile, job_digest
 from parse_mpi.methods import make_method
 from parse_mpi.methods.base import Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
 from parse_mpi.methods.sharing import slices_and_graphs
-from parse_mpi.model.encoder_problems import encoder_problems, own_sources
+from parse_mpi.model.encoder_problems import encoder_problems, own_sources, require_room
 from parse_mpi.planproblems import agent_problems, budget_problems, graph_problems, optimiser_problems, rank_problems
 from parse_mpi.population import Agent, Blueprint, make_agents
 from parse_mpi.topology.slice_graph import SliceGraph
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+Table = tuple[tuple[SliceSpec, ...], Mapping[str, SliceGraph]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class Plan:
     rank_of: rank that hosts each agent, int64 [A].
     A job with events has a plan for every era: `agents`, `slices` and `graphs` are those from `start` finished rounds
     on, `what` the events that began it in words, and `later` the plans of the eras that follow.
+    isolated: who was cut off in mid-run because of values that are not finite, which is an event too.
     """
 
     job: Job
@@ -59,9 +63,10 @@ class Plan:
     rank_of: NDArray[np.int64]
     ranks: int
     digest: str
-    start: int
-    what: tuple[str, ...]
-    later: tuple[Plan, ...]
+    start: int = 0
+    what: tuple[str, ...] = ()
+    later: tuple[Plan, ...] = ()
+    isolated: tuple[Isolation, ...] = ()
 
     @property
     def eras(self) -> tuple[Plan, ...]:
@@ -71,6 +76,20 @@ class Plan:
     def at(self, round_index: int) -> Plan:
         """The plan that holds while round `round_index` (counted from 0) runs."""
         return next(plan for plan in reversed(self.eras) if plan.start <= round_index or plan is self)
+
+    def without(self, isolated: Sequence[Isolation]) -> Plan:
+        """The plan of the same run in which these agents, all so far, are cut off; slices keep their names.
+
+        Raises NonFiniteError where that leaves nobody.
+        """
+        modalities = list(self.shapes)
+        agents = make_agents(self.job, modalities)
+        eras, _ = make_eras(self.job, agents, modalities, isolated)
+        if empty := [era.start for era in eras if not any(agent.modalities for agent in era.agents)]:
+            raise NonFiniteError(f"after round {empty[0]} no agent would be left")
+        roster = everyone(agents, make_eras(self.job, agents, modalities)[0])
+        tables = [slices_and_graphs(self.job, self.method, era, roster) for era in eras]
+        return _in_eras(replace(self, isolated=tuple(isolated)), eras, tables)
 
     @property
     def kinds(self) -> tuple[tuple[str, ...], ...]:
@@ -97,11 +116,27 @@ class Plan:
 
     @cached_property
     def skeletons(self) -> dict[Blueprint, nn.Module]:
-        """Of every blueprint a network without values, for torch.func.functional_call. Imports torch."""
+        """Of every blueprint a network without values, for torch.func.functional_call. Imports torch.
+
+        Raises JobError where there is no memory for its values.
+        """
         import torch
 
         with torch.device("meta"):
-            return {agent.blueprint: self.network(agent, seed=0) for agent in self.models}
+            networks = {agent: self.network(agent, seed=0) for agent in self.models}
+        for agent, network in networks.items():
+            require_room(self.job, agent, network)
+        return {agent.blueprint: network for agent, network in networks.items()}
+
+    @cached_property
+    def layer_sizes(self) -> dict[Blueprint, list[int]]:
+        """How many numbers each layer of every blueprint's network gives for one sample. Imports torch."""
+        from parse_mpi.model.activations import layer_sizes
+
+        return {
+            agent.blueprint: layer_sizes(self.network(agent, seed=0), {m: self.shapes[m] for m in agent.modalities})
+            for agent in self.models
+        }
 
     @cached_property
     def alignment_weights(self) -> dict[tuple[str, ...], float]:
@@ -128,8 +163,7 @@ class Plan:
 
     def row_bytes(self, graph: str) -> int:
         """Bytes of all slices of one agent that travel together over a graph."""
-        widths = [self.layouts[spec.name].width for spec in self.slices if spec.graph == graph]
-        return self.item_bytes * self.copies * sum(widths)
+        return self.item_bytes * sum(self.travelling(spec.name) for spec in self.slices if spec.graph == graph)
 
 
 def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
@@ -170,24 +204,29 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
         raise JobError(problems)
     digest = _digest(job, dataset, samples, own_sources(encoder for agent in roster for encoder in agent.encoders))
     rank_of = place(agents, ranks)
+    plan = Plan(
+        job=job,
+        method=method,
+        agents=agents,
+        shapes=shapes,
+        class_count=dataset.class_count,
+        slices=(),
+        graphs={},
+        samples=samples,
+        sensors=sensors,
+        rank_of=rank_of,
+        ranks=ranks,
+        digest=digest,
+    )
+    return _in_eras(plan, eras, tables)
+
+
+def _in_eras(plan: Plan, eras: Sequence[Era], tables: Sequence[Table]) -> Plan:
+    """The plan of the first era, with those of the others behind it; tables: slices and graphs of each."""
     later: tuple[Plan, ...] = ()
     for era, (slices, graphs) in zip(reversed(eras), reversed(tables), strict=True):
-        plan = Plan(
-            job=job,
-            method=method,
-            agents=era.agents,
-            shapes=shapes,
-            class_count=dataset.class_count,
-            slices=slices,
-            graphs=graphs,
-            samples=samples,
-            sensors=sensors,
-            rank_of=rank_of,
-            ranks=ranks,
-            digest=digest,
-            start=era.start,
-            what=era.what,
-            later=later,
+        plan = replace(
+            plan, agents=era.agents, slices=slices, graphs=graphs, start=era.start, what=era.what, later=later
         )
         later = plan.eras
     return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,22 +45,24 @@ def agent_problems(jobfile: JobFile, dataset: Dataset) -> list[Problem]:
 def graph_problems(jobfile: JobFile, era: Era, graphs: Mapping[str, SliceGraph]) -> list[Problem]:
     if jobfile.job.topology.allow_disconnected or era.cut_links:  # who cuts a link knows that a graph may fall apart
         return []
-    when = f" after round {era.start}" if era.start else ""
-    problems = []
-    for graph in graphs.values():
+    hint = (
+        "agents in different components never learn from each other: use scope: overlay or a denser graph, or say "
+        "allow_disconnected: true"
+    )
+    return [Problem(jobfile.where("topology"), what, hint) for what in broken_graphs(graphs.values(), era.start)]
+
+
+def broken_graphs(graphs: Iterable[SliceGraph], start: int) -> list[str]:
+    """The graphs of an era that fall apart, in words; start: of the era."""
+    when = f" after round {start}" if start else ""
+    found = []
+    for graph in graphs:
         for group, components in graph.disconnected_groups():
             listed = "; ".join(_brief(component) for component in components[:4])
             more = f"; and {len(components) - 4} more" if len(components) > 4 else ""
-            problems.append(
-                Problem(
-                    jobfile.where("topology"),
-                    f"graph {graph.name!r} of {len(group)} agents falls apart{when} into {len(components)} components: "
-                    f"{listed}{more}",
-                    "agents in different components never learn from each other: use scope: overlay or a denser "
-                    "graph, or say allow_disconnected: true",
-                )
-            )
-    return problems
+            count = f"falls apart{when} into {len(components)} components"
+            found.append(f"graph {graph.name!r} of {len(group)} agents {count}: {listed}{more}")
+    return found
 
 
 def optimiser_problems(

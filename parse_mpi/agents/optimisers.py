@@ -13,9 +13,10 @@ from parse_mpi.agents.local_optimisers import AdamW, RowOptimiser, Sgd
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.methods.base import SliceSpec
 
-# A gradient beyond this counts as not finite: with lr at most 1,000 no smaller one can make a float32 row, its momentum
-# or its mean square (AdamW) overflow in a step, so that what is sent and saved is finite without looking at every row.
-LARGEST_GRADIENT = 1e18
+# A gradient or a parameter beyond these counts as not finite: with lr at most 1,000 no smaller ones can make a float32
+# row, its momentum or its mean square (AdamW) overflow in a step, nor can a mean over neighbours, so that what is sent
+# and saved is finite. Parameters need a limit of their own, as weight decay can make those grow that no loss feels.
+LARGEST_GRADIENT = LARGEST_PARAMETER = 1e18
 
 
 def slice_optimisers(train: job.Train, slices: Iterable[SliceSpec]) -> dict[str, RowOptimiser]:
@@ -42,15 +43,16 @@ def make_optimiser(train: job.Train) -> RowOptimiser:
 
 @torch.no_grad()
 def guarded_step(slices: Iterable[tuple[RowOptimiser, SliceRows, Tensor]], finite_A: Tensor) -> None:
-    """One optimiser step that leaves agents whose gradient is not finite, or as good as that, exactly as they were.
+    """One optimiser step that leaves agents exactly as they were whose gradient or row is as good as not finite.
 
     slices: each slice with its optimiser and the local index int64 [rows] of the agent in every row. finite_A: bool [A]
-    over local agents, false where the loss is not finite, and cleared here for agents with such a gradient.
+    over local agents, false where the loss is not finite, and cleared here for those agents.
     """
     table = list(slices)
     for _, rows, agent in table:
-        g = rows.gradients  # a NaN wins both amax and amin, and fails both comparisons
-        finite_A[agent] &= (g.amax(1) <= LARGEST_GRADIENT) & (g.amin(1) >= -LARGEST_GRADIENT)
+        for matrix, largest in ((rows.gradients, LARGEST_GRADIENT), (rows.local, LARGEST_PARAMETER)):
+            # A NaN wins both amax and amin, and fails both comparisons.
+            finite_A[agent] &= (matrix.amax(1) <= largest) & (matrix.amin(1) >= -largest)
     if bool(finite_A.all()):
         for optimiser, rows, _ in table:
             optimiser.step(rows)

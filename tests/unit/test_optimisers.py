@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from small_jobs import write_job
 
-from parse_mpi.agents.optimisers import LARGEST_GRADIENT, guarded_step, make_optimiser
+from parse_mpi.agents.optimisers import LARGEST_GRADIENT, LARGEST_PARAMETER, guarded_step, make_optimiser
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import JobError
@@ -158,19 +158,38 @@ def test_an_agent_whose_loss_was_not_finite_is_kept_in_every_slice():
     assert not torch.equal(second.local[2], before.local[2])
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 1.0])
+@pytest.mark.parametrize("lr", [1e-9, 1e3])
 @pytest.mark.parametrize("case", EVERY)
-def test_the_largest_gradients_that_are_let_through_leave_everything_finite(case):
+def test_the_largest_values_that_are_let_through_leave_everything_finite(case, lr, weight_decay):
+    """Momentum adds gradients up; where a loss feels nothing of a parameter, weight decay alone can make it grow."""
     fastest = {"sgd": {"momentum": 0.999}, "qg-dsgdm": {"beta": 0.999, "mu": 0.999}}
-    options = EVERY[case] | {"lr": 1e3} | (fastest.get(EVERY[case]["name"], {}) if case != "sgd" else {})
-    optimiser, rows = make_rows(options | {"weight_decay": 0.0}, dtype=torch.float32)
-    finite = torch.ones(3, dtype=torch.bool)
-    for k in range(50):
+    options = EVERY[case] | {"lr": lr} | (fastest.get(EVERY[case]["name"], {}) if case != "sgd" else {})
+    optimiser, rows = make_rows(options | {"weight_decay": weight_decay}, dtype=torch.float32)
+    went = torch.zeros(3, dtype=torch.bool)
+    for k in range(60):
+        if not k % 15:
+            rows.local[1], rows.local[2] = LARGEST_PARAMETER, -LARGEST_PARAMETER
         optimiser.before_round(rows)
-        rows.gradients.fill_(LARGEST_GRADIENT if k % 2 else -LARGEST_GRADIENT)
+        rows.gradients.copy_(torch.tensor([[0.0], [1.0], [-1.0 if k % 2 else 1.0]]).expand(3, 8) * LARGEST_GRADIENT)
+        finite = torch.ones(3, dtype=torch.bool)
         guarded_step([(optimiser, rows, torch.arange(3))], finite)
         optimiser.after_mix(rows)
-    assert finite.all()
-    assert all(torch.isfinite(matrix).all() for matrix in rows.matrices().values())
+        assert all(torch.isfinite(matrix).all() for matrix in rows.matrices().values()), k
+        went |= finite
+    assert went.all()
+
+
+@pytest.mark.parametrize("value", [2 * LARGEST_PARAMETER, -3e38, float("inf"), float("nan")])
+def test_an_agent_whose_parameters_are_too_large_takes_no_step(value):
+    optimiser, rows = make_rows(EVERY["heavy ball"], dtype=torch.float32)
+    rows.local[1, 3] = value
+    before = rows.local.clone()
+    finite = torch.ones(3, dtype=torch.bool)
+    guarded_step([(optimiser, rows, torch.arange(3))], finite)
+    assert finite.tolist() == [True, False, True]
+    assert rows.local[1].numpy().tobytes() == before[1].numpy().tobytes()
+    assert not rows.local[0].equal(before[0])
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
