@@ -23,6 +23,7 @@ from parse_mpi.run.phases import PhaseTimer
 from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.recorder import Recorder
 from parse_mpi.run.snapshot import Snapshot, on_first_rank, restore
+from parse_mpi.run.summary import size_text
 from parse_mpi.storage.checkpoint import Checkpoint
 from parse_mpi.storage.saver import EvictedError, Saver, SaveRecord
 from parse_mpi.storage.shard import AgentArray
@@ -237,9 +238,8 @@ class Trainer:
             raise EvictedError(f"{at}: {record.reason}")
         if record.committed:
             self.saved = record.round_index
-            megabytes, paused_ms = record.size_bytes / 1e6, 1e3 * record.pause_seconds
-            written = f"{megabytes:.1f} MB in {record.seconds:.2f} s, training stood still for {paused_ms:.1f} ms of it"
-            self.listener.note(f"{at}: checkpoint of {written}")
+            took = f"{record.seconds:.2f} s, training stood still for {1e3 * record.pause_seconds:.1f} ms of it"
+            self.listener.note(f"{at}: checkpoint of {size_text(record.size_bytes)} in {took}")
         if record.checkpoint and not record.committed:
             self.listener.warn(f"{at}: NO CHECKPOINT WRITTEN, training goes on from memory: {record.reason}")
         elif not record.metrics_written:
