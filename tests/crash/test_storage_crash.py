@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from saves import Alone, save_now
 
 from parse_mpi.errors import StorageError
-from parse_mpi.storage.checkpoint import Checkpoint, CommitRecord, load_newest, save_checkpoint
+from parse_mpi.storage.checkpoint import Checkpoint, load_newest
 from parse_mpi.storage.metrics import consolidate, read_metrics, write_segment
 from parse_mpi.storage.rundir import RunDirectory, RunState
+from parse_mpi.storage.saver import SaveRecord
 from parse_mpi.storage.shard import AgentArray
 
 # The children of fork() below only write files; no thread of the tests holds a lock that they need.
@@ -37,23 +39,14 @@ AGENTS = np.arange(3)
 ENDED_BY_ITSELF = 42
 
 
-class SoloWorld:
-    rank, size = 0, 1
-
-    def gather_json(self, value: Any) -> list[Any]:
-        return [value]
-
-    def broadcast_json(self, value: Any) -> Any:
-        return value
-
-
 def rows(round_index: int, width: int = 500) -> Any:
     return np.random.default_rng(round_index).normal(size=(len(AGENTS), width))
 
 
-def save(run_dir: Path, round_index: int, width: int = 500) -> CommitRecord:
+def save(run_dir: Path, round_index: int, width: int = 500) -> SaveRecord:
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
     arrays = [AgentArray(NAME, AGENTS, rows(round_index, width))]
-    return save_checkpoint(SoloWorld(), run_dir, round_index, arrays, {"round": round_index}, keep=2)
+    return save_now(Alone(), run_dir, round_index, arrays, {"round": round_index}, keep=2)
 
 
 def loaded_round(run_dir: Path, width: int = 500) -> int:
@@ -203,7 +196,8 @@ def test_sigkill_at_arbitrary_times(tmp_path: Path) -> None:
     """Kill a process that saves without pause: no round that it said was committed is lost."""
     import parse_mpi
 
-    paths = [str(Path(__file__).parent), str(Path(parse_mpi.__file__).parents[1])]
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), str(Path(parse_mpi.__file__).parents[1])]
     script = WRITER.format(paths=paths, run_dir=str(tmp_path))
     newest = 0
     for delay_s in np.random.default_rng(0).uniform(0.0, 0.1, size=6):
@@ -235,36 +229,21 @@ def test_a_limit_on_file_sizes_is_said_and_harms_nothing(tmp_path: Path, limit_b
     assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["round-000001"]
 
 
-@pytest.fixture
-def tiny_file_system(tmp_path: Path) -> Iterator[Path]:
-    """An empty file system of 1 MiB."""
-    path = tmp_path / "tiny"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
-    try:
-        mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("mounting a small file system needs root")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
-def test_a_full_disk_is_said_and_harms_nothing(tiny_file_system: Path) -> None:
+def test_a_full_disk_is_said_and_harms_nothing(small_file_system: Callable[[int], Path]) -> None:
+    disk = small_file_system(1)
     width = 10_000  # 240 kB a checkpoint
-    assert save(tiny_file_system, 1, width).committed
-    filler = tiny_file_system / "filler"
+    assert save(disk, 1, width).committed
+    filler = disk / "filler"
     for free_bytes in (0, 4096, 100_000, 200_000, 240_000):
-        taken = os.statvfs(tiny_file_system)
+        taken = os.statvfs(disk)
         filler.write_bytes(bytes(taken.f_bavail * taken.f_frsize - free_bytes))
-        record = save(tiny_file_system, 2, width)
+        record = save(disk, 2, width)
         assert not record.committed
         assert "No space left on device. Free space on that file system" in record.reason
         with pytest.raises(StorageError, match="No space left"):
-            write_segment(tiny_file_system, 1, 2, {"rounds/loss": np.ones((1, 60_000))}, {})
+            write_segment(disk, 1, 2, {"rounds/loss": np.ones((1, 60_000))}, {})
         filler.unlink()
-        assert loaded_round(tiny_file_system, width) == 1
-        assert os.listdir(tiny_file_system / "checkpoints") == ["round-000001"]
-    assert save(tiny_file_system, 2, width).committed
-    assert loaded_round(tiny_file_system, width) == 2
+        assert loaded_round(disk, width) == 1
+        assert os.listdir(disk / "checkpoints") == ["round-000001"]
+    assert save(disk, 2, width).committed
+    assert loaded_round(disk, width) == 2
