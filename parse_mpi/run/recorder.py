@@ -173,6 +173,7 @@ class Recorder:
         try:
             if self.world.rank == 0:
                 write_table(self.run_dir, "ending", {"ending/seconds": gathered}, attributes)
+                self._write_eras()  # what could not be written when an agent was cut off
         except StorageError as error:
             return str(error)
         return ""

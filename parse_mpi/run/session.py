@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +154,8 @@ def _train(
     if owner is not None:
         owner.run.write_state(_running(done, job))
     try:
-        reason = trainer.train(done, last_round, stop)
+        with closing(trainer.saver):  # its thread must not write in a directory that is another launch's by then
+            reason = trainer.train(done, last_round, stop)
     except ParseMpiError as error:
         if owner is not None:
             with suppress(StorageError):  # the error that ended the run is the one to tell

@@ -3,7 +3,7 @@
     RUN/checkpoints/.round-000050.1f2e3d4c.tmp/  ->  RUN/checkpoints/round-000050/
 
 Nothing here talks to other ranks: saver.py walks all of them through these steps together. A kill at any point leaves
-a hidden directory that the next commit removes.
+a hidden directory that the next save removes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -36,6 +37,14 @@ def make_attempt(attempt: Path) -> None:
     with storage_errors(attempt, "can't be made"):
         for directory in (attempt.parent, attempt):
             directory.mkdir(exist_ok=True)
+
+
+def discard_leftovers(attempt: Path) -> None:
+    """Remove what killed attempts left beside this one, as far as that can be done: it may be what fills the disk."""
+    with suppress(OSError):
+        for leftover in attempt.parent.glob(".round-*.tmp"):
+            if leftover != attempt:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_part(attempt: Path, writer: int, round_index: int, arrays: Sequence[AgentArray]) -> ShardReport:
@@ -78,13 +87,10 @@ def _retain(directory: Path, newest: int, keep: int) -> str:
 
     Valid here means a sound manifest and shards of the right size: hashing the old shards at every save would double
     the reading. What is not valid is no reason to remove it yet: a disk that can't be read for a moment must not cost a
-    checkpoint. Later rounds, which a resumed run found damaged, are neither counted nor touched. What killed attempts
-    left is removed too.
+    checkpoint. Later rounds, which a resumed run found damaged, are neither counted nor touched.
     """
     kept = 0
     try:
-        for leftover in directory.glob(".round-*.tmp"):
-            shutil.rmtree(leftover)
         for round_index in reversed(rounds_in(directory)):
             path = directory / round_name(round_index)
             if round_index > newest:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from parse_mpi.errors import StorageError
-from parse_mpi.storage.commit import attempt_dir, commit, write_part
+from parse_mpi.storage.commit import attempt_dir, commit, discard_leftovers, write_part
 from parse_mpi.storage.manifest import ShardReport, canonical_json
 from parse_mpi.storage.parallel import ParallelWorld, write_single
 from parse_mpi.storage.shard import AgentArray, refuse_contradictions
@@ -166,7 +166,7 @@ class Saver:
         return record
 
     def close(self) -> None:
-        """End the thread, which must have nothing to do."""
+        """End the thread, once it has written what it is writing."""
         self._threads.shutdown()
 
     def _write_together(self, save: _Save) -> ShardReport:
@@ -178,15 +178,16 @@ class Saver:
 
     def _write(self, save: _Save, written: ShardReport | None) -> tuple[ShardReport, bool]:
         """Rank 0's metrics, then this rank's shard unless it is `written`; the report, and whether metrics exist."""
+        attempt = attempt_dir(self.run_dir, save.round_index, self._token)
         if self.world.rank == 0:
             try:
                 self._still_ours()
+                discard_leftovers(attempt)
                 save.segment()
             except StorageError as error:
                 return ShardReport(failure=f"metrics: {error}"), False
         if written is not None or not save.arrays:
             return written or ShardReport(), True
-        attempt = attempt_dir(self.run_dir, save.round_index, self._token)
         return write_part(attempt, self.world.rank, save.round_index, save.arrays), True
 
     def _end(self, save: _Save, reports: Sequence[ShardReport], metrics_written: bool) -> SaveRecord:

@@ -5,17 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from launch import run
 from rank_tests import run_rank_tests
 from real_runs import command, differences, result, train
-from small_jobs import make_trainer, write_job
+from small_jobs import Quiet, make_trainer, write_job
 
-from parse_mpi.errors import NonFiniteError
+from parse_mpi.agents.group import AgentGroup
+from parse_mpi.errors import NonFiniteError, StorageError
 from parse_mpi.jobfile import job_digest, load_job
+from parse_mpi.run import recorder
 from parse_mpi.run.nonfinite import newly_broken
+from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.summary import accuracy_table
 from parse_mpi.storage.checkpoint import load_newest
-from parse_mpi.storage.metrics import read_metrics
+from parse_mpi.storage.metrics import read_metrics, write_table
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.studies.recorded import RecordedRun
 
@@ -213,3 +217,31 @@ def test_what_falls_apart_is_told_once(tmp_path):
     )
     assert list(newly_broken(after, plan.without([(2, 2), (3, 0)]), 3)) == []
     assert list(newly_broken(plan, plan.without([(2, 0)]), 2)) == []
+
+
+def test_a_disk_that_is_full_when_an_agent_is_cut_off_does_not_lose_who_it_was(tmp_path, monkeypatch):
+    changes = {"train": {"rounds": 4, "on_nonfinite": "isolate"}, "checkpoint": {"every": 2}}
+    trainer, _, dataset = make_trainer(tmp_path, changes)
+    whole, warned = AgentGroup._gradients, []
+
+    def gradients(self, step, poll):
+        losses = whole(self, step, poll)
+        if step == 2:
+            losses[self.ids == 7] = torch.nan
+        return losses
+
+    def full_once(run_dir, name, *arguments):
+        monkeypatch.setattr(recorder, "write_table", write_table)
+        raise StorageError("disk full")
+
+    trainer.recorder.write_tables(dataset)
+    monkeypatch.setattr(AgentGroup, "_gradients", gradients)
+    monkeypatch.setattr(recorder, "write_table", full_once)
+    trainer.listener = Quiet()
+    trainer.listener.warn = warned.append
+    trainer.train(0, 4, StopRequest())
+    trainer.close()
+    metrics = read_metrics(tmp_path)
+    assert warned[1:] == ["disk full"]
+    assert metrics["isolations/agent"].tolist() == [7]
+    assert metrics["eras/start"].tolist() == [0, 3]

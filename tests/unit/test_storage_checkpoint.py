@@ -266,6 +266,22 @@ def test_leftovers_of_a_killed_attempt_are_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints" / "round-000001" / "shard-0007.h5").exists()
 
 
+def test_leftovers_do_not_keep_the_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = shard.write_hdf5
+
+    def on_a_small_disk(path: Path, arrays: Mapping[str, Any], *more: Any) -> Any:
+        held = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+        if held + sum(values.nbytes for values in arrays.values()) > 200_000:
+            raise StorageError("disk full")
+        return write(path, arrays, *more)
+
+    monkeypatch.setattr(shard, "write_hdf5", on_a_small_disk)
+    killed = tmp_path / "checkpoints" / ".round-000001.1a2b3c4d.tmp"
+    killed.mkdir(parents=True)
+    (killed / "shard-0000.h5").write_bytes(bytes(150_000))
+    assert save(tmp_path, 1, [ids(0)], width=20_000).committed
+
+
 # -- which checkpoints stay ------------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,17 @@ from queue import Queue
 from typing import Any
 
 import pytest
+from mpi4py import MPI
+from small_jobs import write_job
 
 from parse_mpi.errors import StorageError
+from parse_mpi.exchange.world import World
+from parse_mpi.jobfile import load_job
+from parse_mpi.run.preemption import StopRequest
+from parse_mpi.run.session import Request, run_job
+from parse_mpi.run.trainer import Trainer
 from parse_mpi.storage import owner as owner_module
+from parse_mpi.storage import saver
 from parse_mpi.storage.owner import Owner, look
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.storage.saver import EvictedError
@@ -533,3 +541,32 @@ def test_a_clock_that_goes_back_changes_nothing(run: RunDirectory, soon: None, m
         owner.require()
     owner.release()
     assert names(run) == set()
+
+
+def test_a_launch_that_fails_leaves_when_nothing_is_written_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, seen = threading.Event(), list[list[str]]()
+    whole_round, whole_commit, release = Trainer.train_round, saver.commit, Owner.release
+
+    def slow_commit(*arguments: Any) -> Any:
+        begun.set()
+        time.sleep(1)
+        return whole_commit(*arguments)
+
+    def train_round(self: Trainer, round_index: int) -> Any:
+        if round_index > 5 and begun.wait(0.1):
+            raise MemoryError
+        return whole_round(self, round_index)
+
+    def watched_release(self: Owner) -> None:
+        seen.append([path.name for path in (tmp_path / "run" / "checkpoints").iterdir()])
+        release(self)
+
+    monkeypatch.setattr(saver, "commit", slow_commit)
+    monkeypatch.setattr(Trainer, "train_round", train_round)
+    monkeypatch.setattr(Owner, "release", watched_release)
+    job = write_job(tmp_path, {"train": {"rounds": 100}, "checkpoint": {"every": 5}, "evaluate": {"every": 100}})
+    with pytest.raises(MemoryError):
+        run_job(World(MPI.COMM_SELF), Request(load_job(job), tmp_path / "run", False, None, ["test"]), StopRequest())
+    assert seen == [["round-000005"]]
