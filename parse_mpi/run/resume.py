@@ -17,11 +17,11 @@ from parse_mpi.jobfile import changed_keys, dump_job, load_job
 from parse_mpi.plan import Plan
 from parse_mpi.run.display import Display
 from parse_mpi.run.preemption import StopRequest
-from parse_mpi.storage.checkpoint import load_newest
-from parse_mpi.storage.metrics import require_rounds
+from parse_mpi.storage.checkpoint import checkpoints_dir, load_newest, rounds_in
+from parse_mpi.storage.metrics import require_rounds, segments_and_tables
 from parse_mpi.storage.owner import Owner
 from parse_mpi.storage.rundir import RunDirectory
-from parse_mpi.storage.write import write_text
+from parse_mpi.storage.write import storage_errors, write_text
 
 if TYPE_CHECKING:
     from parse_mpi.exchange.world import World
@@ -65,7 +65,11 @@ def _begin(owner: Owner, plan: Plan, fresh: bool, display: Display) -> int:
     if fresh and (moved := run.fresh()):
         owner.move_in(moved)
         display.say(f"the earlier run now lies in {moved}")
-    done = _resume(run, plan, display) if run.exists() else 0
+    done = 0
+    if run.exists():
+        done = _resume(run, plan, display)
+    else:
+        _refuse_orphans(run)
     run.create()
     write_text(run.job_path, dump_job(plan.job))
     return done
@@ -83,10 +87,28 @@ def _told_to_all(world: World) -> Iterator[None]:
         raise StorageError(failure)
 
 
+def _refuse_orphans(run: RunDirectory) -> None:
+    """A new run would replace, file by file, what is left of one whose job.yaml is gone."""
+    with storage_errors(run.path, "can't be read"):
+        rounds = rounds_in(checkpoints_dir(run.path))
+    if rounds or segments_and_tables(run.path):
+        raise StorageError(
+            f"{run.path}: holds checkpoints or metrics of a run, and no job.yaml. "
+            f"Put it back, choose another --out, {START_OVER}."
+        )
+
+
 def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:
     """Finished rounds of the run that lies here."""
-    _refuse_another_job(run.path, _stored_job(run.job_path, plan.job), plan.job)
-    checkpoint, rejections = load_newest(run.path)
+    try:
+        stored = _stored_job(run.job_path, plan.job)
+    except JobError as error:
+        raise StorageError(
+            f"{run.path}: its job.yaml can't be read as the job that was started there. {error}\n"
+            f"Put it back as it was, choose another --out, {START_OVER}."
+        ) from error
+    _refuse_another_job(run.path, stored, plan.job)
+    checkpoint, rejections = load_newest(run.path, lambda done: require_rounds(run.path, done))
     for rejection in rejections:
         display.warn(f"checkpoint {rejection.path.name} is not used: {rejection.reason}")
     state = run.read_state()
@@ -112,7 +134,6 @@ def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:
             f"{run.path} has done {checkpoint.round_index} rounds already, more than train.rounds: "
             f"{plan.job.train.rounds}. Raise it, choose another --out, {START_OVER}."
         )
-    require_rounds(run.path, checkpoint.round_index)
     return checkpoint.round_index
 
 

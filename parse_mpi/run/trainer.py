@@ -93,6 +93,7 @@ class Trainer:
             try:
                 losses, asked_to_stop = self.train_round(done - 1)
             except NonFiniteError:
+                self.settle()
                 self.save(done - 1, checkpoint=False)  # the rounds before the one that failed are those to look at
                 self.settle()
                 raise
@@ -111,9 +112,8 @@ class Trainer:
         return str(next(filter(None, self.world.all_json(stop.reason)))) if asked_to_stop else ""
 
     def close(self) -> None:
-        """Give the communicators and the writing thread back; all ranks call it together."""
+        """Give the communicators back; all ranks call it together."""
         self.now.free()
-        self.saver.close()
         if self.node is not None:
             self.node.free()
 
@@ -200,7 +200,12 @@ class Trainer:
         return float(loss), float(mean)
 
     def save(self, done: int, checkpoint: bool) -> None:
-        """Begin to write the metrics and, where asked for, a checkpoint; training goes on meanwhile."""
+        """Begin to write the metrics and, where asked for, a checkpoint; training goes on meanwhile.
+
+        Metrics alone are not worth waiting for what is being written: they go with the next save.
+        """
+        if self.saver.active and not checkpoint:
+            return
         self.settle()
         with self.timer("record"):
             segment = self.recorder.take()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,9 +126,12 @@ class Checkpoint:
         return self.path / shard.file
 
 
-def load_newest(run_dir: Path) -> tuple[Checkpoint | None, list[Rejection]]:
+def load_newest(
+    run_dir: Path, require: Callable[[int], object] = lambda round_index: None
+) -> tuple[Checkpoint | None, list[Rejection]]:
     """The newest checkpoint whose manifest and shards all hold, and the newer ones that were rejected.
 
+    require: raises StorageError where something else that belongs to this round is not there.
     (None, []) means that there is none; (None, rejections) that there are some and none can be trusted, which a caller
     must not take for a fresh start. Hashes every shard: on many ranks, call it on rank 0 and open_checkpoint elsewhere.
     """
@@ -140,6 +144,7 @@ def load_newest(run_dir: Path) -> tuple[Checkpoint | None, list[Rejection]]:
         try:
             checkpoint = open_checkpoint(run_dir, round_index)
             checkpoint.verify()
+            require(round_index)
             return checkpoint, rejections
         except StorageError as error:
             rejections.append(Rejection(path, str(error)))

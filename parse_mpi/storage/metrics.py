@@ -115,12 +115,16 @@ def consolidate(run_dir: Path) -> Path:
 
 def require_rounds(run_dir: Path, last_round: int) -> None:
     """Raise StorageError, naming the file or the rounds, unless the segments up to `last_round` are all there."""
-    chain = _read_chain(run_dir)
-    ends = [content.attributes[""]["last_round"] for content in chain]
+    put_back = "Put sound files back."
+    try:
+        chain = _read_chain(run_dir, last_round)
+    except StorageError as error:
+        raise StorageError(f"{error}. {put_back}") from error
+    ends = list(_segments(run_dir))
     if last_round not in ends or chain[0].attributes[""]["first_round"] != 1:
         raise StorageError(
             f"{_folder(run_dir)}: the metrics of rounds 1 to {last_round} are not complete (segments end at rounds "
-            f"{ends}). Put the missing files back, or start over with --fresh (the old run is kept aside)."
+            f"{ends}). {put_back}"
         )
 
 
@@ -170,10 +174,12 @@ def _join(run_dir: Path) -> Metrics:
     return Metrics(arrays, attributes)
 
 
-def _read_chain(run_dir: Path) -> list[Content]:
-    """All segments in the order of rounds; StorageError where one is missing."""
+def _read_chain(run_dir: Path, end: int | None = None) -> list[Content]:
+    """The segments up to round `end`, or all, in the order of rounds; StorageError where one is missing."""
     contents, previous = [], None
     for last_round, path in _segments(run_dir).items():
+        if end is not None and last_round > end:
+            break
         content = _read(path)
         root = content.attributes[""]
         first_round = root.get("first_round")
@@ -270,7 +276,7 @@ def _refuse_gap(path: Path, previous: int | None, first_round: int) -> None:
     if not is_next:
         raise StorageError(
             f"{path}: the chain ends at round {previous or 0} and goes on at round {first_round}; "
-            "put the missing files of metrics/ back, or start the run afresh"
+            "files of metrics/ are missing in between"
         )
 
 

@@ -24,6 +24,7 @@ from parse_mpi.run.summary import size_text
 from parse_mpi.storage.checkpoint import Checkpoint, load_newest
 from parse_mpi.storage.manifest import MANIFEST_NAME, ArrayEntry
 from parse_mpi.storage.rundir import RunDirectory
+from parse_mpi.storage.write import storage_errors
 from parse_mpi.studies.recorded import recorded_job
 from parse_mpi.studies.tables import make_table, open_console
 
@@ -52,7 +53,7 @@ def print_checkpoint(path: Path, each_agent: bool) -> None:
     Reads and checks every shard. Raises StorageError where `path` is neither, or something is damaged.
     """
     console = open_console()
-    checkpoint = _find(path.resolve(), console)
+    checkpoint = _find(RunDirectory(path).path, console)
     slices = read_slices(checkpoint)
     for line in _header(checkpoint):
         console.print(line, markup=False)
@@ -105,7 +106,9 @@ def _blocks(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[np.floating]]
 
 def _find(path: Path, console: Console) -> Checkpoint:
     """The checkpoint that is meant."""
-    if (path / MANIFEST_NAME).exists():
+    with storage_errors(path, "can't be read"):
+        is_checkpoint = (path / MANIFEST_NAME).exists()
+    if is_checkpoint:
         return Checkpoint(path)
     if not RunDirectory(path).exists():
         what = "neither a checkpoint (no manifest.json) nor a run (no job.yaml)" if path.is_dir() else "no directory"

@@ -119,8 +119,11 @@ class RecordedRun:
         return 0 if rounds is None else int(rounds[-1])
 
     def labels(self, data_set: str, key: str) -> list[str]:
-        """The names along an axis of a data set."""
-        return [str(name) for name in np.atleast_1d(np.asarray(self.metrics.attributes[data_set][key]))]
+        """The names along an axis of a data set. Raises StorageError where the metrics do not tell."""
+        names = self.metrics.attributes.get(data_set, {}).get(key)
+        if names is None:
+            raise StorageError(f"the metrics hold no {key} of {data_set}; what is missing tells: parse-mpi verify RUN")
+        return [str(name) for name in np.atleast_1d(np.asarray(names))]
 
     def test_accuracy(self, prediction: str) -> NDArray[np.float64]:
         """Accuracy on the common test split [E, A]; nan where an agent lacks the slice of the prediction."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from parse_mpi.errors import ParseMpiError, StorageError, counted
@@ -36,8 +36,12 @@ def verify_run(path: Path) -> bool:
         rounds, metrics = rounds_in(checkpoints_dir(run.path)), segments_and_tables(run.path)
     loadable = [done for done in rounds if _verify_checkpoint(run, done, report)]
     _verify_metrics(run, metrics, report)
+    for leftover in _leftovers(run):
+        print(f"leftover {leftover.relative_to(run.path)}: of a write that did not end, which is no damage")
+    unread = [path.name for path in (run.job_path, run.state_path) if path in report.damaged and path.exists()]
+    until = f"is refused until {' and '.join(unread)} can be read, and then " if unread else ""
     try:
-        print(f"restart: {_restart(run, state, rounds, loadable)}")
+        print(f"restart: {until}{_restart(run, state, rounds, loadable)}")
     except StorageError as error:
         report.blame(error)
     seconds = time.perf_counter() - started
@@ -48,10 +52,14 @@ def verify_run(path: Path) -> bool:
 
 @dataclass
 class _Report:
-    """What was said so far. faults: lines that tell of damage. files, size_bytes: of all files, sound or not."""
+    """What was said so far. faults: lines that tell of damage, damaged: the files that they are about.
+
+    files, size_bytes: of all files, sound or not.
+    """
 
     run_dir: Path
     faults: int = 0
+    damaged: set[Path] = field(default_factory=set)
     files: int = 0
     size_bytes: int = 0
 
@@ -66,6 +74,7 @@ class _Report:
         try:
             yield
         except ParseMpiError as error:
+            self.damaged.add(path)
             self.blame(error, path)
         else:
             print(f"ok       {path.relative_to(self.run_dir)} ({size_text(size_bytes)})")
@@ -117,6 +126,12 @@ def _verify_metrics(run: RunDirectory, sources: Sequence[Path], report: _Report)
                 verify_consolidated(run.path)
 
 
+def _leftovers(run: RunDirectory) -> list[Path]:
+    """Temporary files and directories of writes that were killed, or go on right now."""
+    folders = (run.path, checkpoints_dir(run.path), run.path / "metrics")
+    return sorted(path for folder in folders for path in folder.glob(".*.tmp"))
+
+
 def _restart(run: RunDirectory, state: RunState | None, rounds: list[int], loadable: list[int]) -> str:
     """What the next launch of the run would begin with. Raises StorageError where it would refuse, or lose rounds."""
     named = state.round if state is not None else 0
@@ -126,9 +141,9 @@ def _restart(run: RunDirectory, state: RunState | None, rounds: list[int], loada
         return "begins at round 0; there is no checkpoint yet"
     if not loadable:
         raise StorageError("restart: none of the checkpoints can be trusted; it would be refused")
-    try:
-        require_rounds(run.path, loadable[-1])
-    except StorageError as error:
-        raise StorageError(f"restart: after round {loadable[-1]} it would be refused: {error}") from error
     of_all = f" of {state.rounds}" if state is not None else ""
-    return f"goes on after round {loadable[-1]}{of_all}, from checkpoints/{round_name(loadable[-1])}"
+    for round_index in reversed(loadable):
+        with suppress(StorageError):
+            require_rounds(run.path, round_index)
+            return f"goes on after round {round_index}{of_all}, from checkpoints/{round_name(round_index)}"
+    raise StorageError("restart: it would be refused, because the metrics up to no checkpoint are complete")

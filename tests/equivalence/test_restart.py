@@ -184,3 +184,15 @@ def test_provenance_lists_every_launch(tmp_path):
     assert json.loads((out / "state.json").read_text())["status"] == "stopped"
     log = (out / "log" / "rank-0001.log").read_text()
     assert re.search(r"resuming after round 2", log)
+
+
+def test_a_checkpoint_whose_metrics_are_gone_is_not_used_and_that_is_said(tmp_path):
+    path, out = write_job(tmp_path, {"mode": "exact"}), tmp_path / "run"
+    train(path, tmp_path / "whole", 1)
+    train(path, out, 1, "--stop-after", "10")
+    (out / "metrics" / "round-000010.h5").unlink()
+    outcome = train(path, out, 1)
+    assert "checkpoint round-000010 is not used" in outcome.logs[0]
+    assert "the metrics of rounds 1 to 10 are not complete" in outcome.logs[0]
+    assert "resuming after round 5" in outcome.logs[0]
+    assert differences(result(tmp_path / "whole"), result(out)) == []

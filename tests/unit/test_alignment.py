@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 
 from parse_mpi.agents.alignment import AlignmentWeights
 from parse_mpi.job.method import AdaptiveBeta, ConstantBeta, WarmUpBeta
-from parse_mpi.run.snapshot import snapshot
+from parse_mpi.run.snapshot import Snapshot
 
 ADAPTIVE = AdaptiveBeta(kind="adaptive", every=2, decay=0.75, limit=4.0)
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_holds_the_balance_of_every_agent_by_id(tmp_path):
     trainer, plan, _ = make_trainer(tmp_path, {"method": {"beta_schedule": schedule}})
     trainer.train_round(0)
     group = trainer.now.group
-    kept = {array.name: array for array in snapshot(group)}["agents/alignment_balance"]
+    kept = {array.name: array for array in Snapshot(group).take()}["agents/alignment_balance"]
     assert kept.values.dtype == np.float64
     for row, agent in enumerate(kept.agents.tolist()):
         multimodal = len(plan.agents[agent].modalities) > 1

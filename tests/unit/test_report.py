@@ -61,6 +61,13 @@ def test_before_the_first_evaluation_there_is_no_accuracy(bench: Bench) -> None:
     assert [path.name for path in draw_report(bench.path)] == ["losses.png", "graphs.png", "classes.png", "time.png"]
 
 
+def test_metrics_without_their_tables_are_an_error(bench: Bench) -> None:
+    bench.add(2)
+    (bench.path / "metrics" / "table-plan.h5").unlink()
+    with pytest.raises(StorageError, match="the metrics hold no modalities of agents"):
+        draw_report(bench.path)
+
+
 def test_a_report_can_be_made_again(bench: Bench) -> None:
     first = draw_report(bench.path)
     bench.add(2)

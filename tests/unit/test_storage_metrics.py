@@ -224,6 +224,10 @@ def test_rounds_that_a_restart_needs_are_all_there_or_named(tmp_path: Path) -> N
     require_rounds(tmp_path, 8)
     with pytest.raises(StorageError, match=r"rounds 1 to 6 are not complete \(segments end at rounds \[4, 8\]\)"):
         require_rounds(tmp_path, 6)
+    (tmp_path / "metrics" / "round-000008.h5").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"can't be read as HDF5: .*\. Put sound files back"):
+        require_rounds(tmp_path, 8)
+    require_rounds(tmp_path, 4)
     (tmp_path / "metrics" / "round-000008.h5").unlink()
     with pytest.raises(StorageError, match="rounds 1 to 8 are not complete"):
         require_rounds(tmp_path, 8)

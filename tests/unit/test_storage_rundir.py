@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from parse_mpi.errors import StorageError
 from parse_mpi.storage.rundir import RunDirectory, RunState
 
+STATE_BEFORE_THE_START = '{"round": -1, "rounds": 2, "status": "running"}'
+STATE_WITH_NO_EXIT_CODE = '{"round": 1, "rounds": 2, "status": "failed", "exit_code": 300}'
 STATE_IN_NO_TIME = '{"round": 1, "rounds": 2, "status": "running", "time": "yesterday"}'
 
 
@@ -53,6 +55,27 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path, method: str) -
         getattr(RunDirectory(home / "thesis-0.tex"), method)()
 
 
+@pytest.mark.parametrize("method", ["make", "create", "fresh"])
+def test_a_job_file_beside_which_there_is_no_run_is_not_replaced(tmp_path: Path, method: str) -> None:
+    (tmp_path / "job.yaml").write_text("# mine\nname: quickstart\n")  # parse-mpi run job.yaml --out .
+    with pytest.raises(StorageError, match=r"holds no run but a job\.yaml.*choose an empty or a new directory"):
+        getattr(RunDirectory(tmp_path), method)()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["job.yaml"]
+
+
+def test_a_path_that_can_not_be_looked_at_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"File name too long|no such directory"):  # where isfile swallows it
+        RunDirectory(tmp_path / ("x" * 300)).require()
+
+
+def test_links_in_circles_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "run")
+    with pytest.raises(StorageError, match="no such directory"):
+        RunDirectory(tmp_path / "run").require()
+    with pytest.raises(StorageError, match=r"can't be made: .*move it aside"):
+        RunDirectory(tmp_path / "run").make()
+
+
 def test_fresh_moves_a_run_aside_and_deletes_nothing(tmp_path: Path) -> None:
     run = started(tmp_path / "run")
     for number in (1, 2):
@@ -87,7 +110,16 @@ def test_state_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"round": "three"}', '{"round": 1, "rounds": 2, "status": "asleep"}', STATE_IN_NO_TIME]
+    "text",
+    [
+        "",
+        "{",
+        '{"round": "three"}',
+        '{"round": 1, "rounds": 2, "status": "asleep"}',
+        STATE_IN_NO_TIME,
+        STATE_BEFORE_THE_START,
+        STATE_WITH_NO_EXIT_CODE,
+    ],
 )
 def test_a_damaged_state_is_an_error(tmp_path: Path, text: str) -> None:
     run = started(tmp_path)

@@ -143,8 +143,11 @@ def test_a_flipped_value_in_metrics_is_found(name: str, run: Path, verify: Calla
     assert verdict.code == 5
     assert verdict.damaged[0].startswith(f"{name}: ")
     assert verdict.sound == ALL - {name}
-    refused = [line for line in verdict.damaged[1:] if line.startswith("restart: after round 4 it would be refused")]
-    assert len(refused) == len(verdict.damaged) - 1 == ("metrics/round" in name)
+    if name.endswith("round-000002.h5"):
+        assert verdict.damaged[1].startswith("restart: it would be refused, because the metrics")
+    else:
+        loaded = 2 if name.endswith("round-000004.h5") else 4
+        assert verdict.restart.startswith(f"restart: goes on after round {loaded} of 6")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,7 @@ def test_what_has_no_digest_must_be_readable(
     assert (verdict.code, verdict.sound, len(verdict.damaged)) == (5, ALL - {name}, 1)
     assert f"{name}:" in verdict.text
     assert reason in verdict.text
+    assert verdict.restart.startswith(f"restart: is refused until {name} can be read, and then goes on after round 4")
 
 
 @pytest.mark.parametrize("name", sorted(ALL - {"job.yaml", "metrics.h5"}))
@@ -230,9 +234,21 @@ def test_a_missing_segment_stands_in_the_way(run: Path, verify: Callable[[], Ver
     (run / "metrics" / "round-000002.h5").unlink()
     (run / "metrics.h5").unlink()
     verdict = verify()
-    assert [line.startswith("restart: after round 4 it would be refused: metrics") for line in verdict.damaged] == [
-        True
+    assert len(verdict.damaged) == 1
+    assert verdict.damaged[0].startswith("restart: it would be refused, because the metrics")
+
+
+def test_what_killed_writes_left_is_said_and_is_no_damage(run: Path, verify: Callable[[], Verdict]) -> None:
+    left = [
+        ".state.json.0123abcd.tmp",
+        "checkpoints/.round-000006.0123abcd.tmp",
+        "metrics/.round-000006.h5.01234567.tmp",
     ]
+    for name in left:
+        (run / name).mkdir()
+    verdict = verify()
+    assert (verdict.code, verdict.damaged) == (0, [])
+    assert [line.split()[1].rstrip(":") for line in verdict.text.splitlines() if line.startswith("leftover ")] == left
 
 
 def test_a_run_that_has_just_begun_is_sound(run: Path, verify: Callable[[], Verdict]) -> None:
