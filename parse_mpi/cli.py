@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from parse_mpi import __version__
 from parse_mpi.errors import (
+    EXIT_CLOSED_PIPE,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_TO_BE_CONTINUED,
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()
         return code
     except ParseMpiError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CLOSED_PIPE
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -137,7 +142,7 @@ def run_job(options: argparse.Namespace) -> int:
     stop = StopRequest(find_deadline(options.time_limit, os.environ))
     stop.listen()
     try:
-        from parse_mpi.exchange.abort import abort
+        from parse_mpi.exchange.abort import abort, flush_output
     except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where it finds no library
         what = "; ".join(str(error).splitlines())
         raise LaunchError(f"MPI can't be used: {what}.\nTo see what is missing: parse-mpi doctor") from error
@@ -158,6 +163,7 @@ def run_job(options: argparse.Namespace) -> int:
         abort(INTERRUPTED_RUN, EXIT_INTERRUPTED)
     except BaseException:
         abort(traceback.format_exc(), EXIT_UNEXPECTED)
+    flush_output()
     stop.ignore()
     return state.exit_code or EXIT_OK
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 EXIT_OK = 0
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130  # Ctrl-C, as a shell tells it: 128 + SIGINT
+EXIT_CLOSED_PIPE = 141  # nobody reads the output, as of `parse-mpi verify RUN | head`: 128 + SIGPIPE
 EXIT_TO_BE_CONTINUED = 75  # EX_TEMPFAIL: `parse-mpi status` of a run that stopped before its last round
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 from mpi4py import MPI
@@ -20,8 +22,17 @@ def abort(message: str, code: int) -> NoReturn:
     if world.rank:
         time.sleep(PATIENCE_S)
         message = f"rank {world.rank}: {message}"
-    print(message, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with suppress(OSError):  # nobody reads it any more, or it is a file on a full disk
+        print(message, file=sys.stderr, flush=True)
+    flush_output()
     if world.size > 1:
         world.Abort(code)
     sys.exit(code)
+
+
+def flush_output() -> None:
+    """Flush standard output, or drop what it does not take: the interpreter would try again, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

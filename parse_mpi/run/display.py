@@ -10,7 +10,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOBase
 from pathlib import Path
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,7 +35,8 @@ class Display:
         self.plan = plan
         self.rank = rank
         terminal = sys.stdout.isatty()
-        self.console = Console(quiet=rank != 0, highlight=False, width=None if terminal else LOG_WIDTH)
+        width = None if terminal else LOG_WIDTH
+        self.console = Console(file=cast(TextIO, _Output(sys.stdout)), quiet=rank != 0, highlight=False, width=width)
         self._bar = self._make_bar() if terminal and rank == 0 else None
         self._task = TaskID(0)
         self._since = time.perf_counter(), 0
@@ -115,6 +119,32 @@ class Display:
         return Bar(*columns, *times, TextColumn("{task.fields[shown]}"), console=self.console)
 
 
+class _Output(TextIOBase):
+    """A stream that a run does not depend on: what a closed pipe or a full disk does not take is dropped."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 class _LogFile(logging.FileHandler):
     """A log that never gets in the way: nothing before its folder is there, and one line when it can't be written."""
 
@@ -124,10 +154,14 @@ class _LogFile(logging.FileHandler):
         self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if Path(self.baseFilename).parent.is_dir():
-            super().emit(record)
+        try:
+            if Path(self.baseFilename).parent.is_dir():
+                super().emit(record)
+        except OSError:  # it can't be opened
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._failed:
-            print(f"WARNING: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)
+            with suppress(OSError):
+                print(f"WARNING: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)
         self._failed = True

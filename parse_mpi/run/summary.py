@@ -93,7 +93,8 @@ def cost_lines(metrics: Metrics) -> Iterator[str]:
     split = ", ".join(
         f"{name.replace('_', ' ')} {s / slowest.sum():.0%}" for name, s in zip(phases, slowest, strict=True)
     )
-    yield f"time: {slowest.sum():.1f} s in {rounds} rounds, {1e3 * slowest.sum() / rounds:.1f} ms a round: {split}"
+    pace = f"{1e3 * slowest.sum() / rounds:.1f} ms a round"
+    yield f"time: {slowest.sum():.1f} s in {counted(rounds, 'round')}, {pace}: {split}"
 
 
 def width_lines(metrics: Metrics) -> Iterator[str]:

@@ -32,11 +32,11 @@ class RunState(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    round: int
-    rounds: int
+    round: int = Field(ge=0)
+    rounds: int = Field(ge=0)
     status: Literal["running", "finished", "stopped", "failed"]
     reason: str = ""
-    exit_code: int | None = None
+    exit_code: int | None = Field(None, ge=0, le=255)
     time: str = Field(default_factory=utc_now)
 
     @field_validator("time")
@@ -51,7 +51,7 @@ class RunDirectory:
     """The paths of one run. Nothing is made or read before a method is called."""
 
     def __init__(self, path: Path):
-        self.path = Path(path).resolve()
+        self.path = Path(os.path.realpath(path))  # Path.resolve raises what is no OSError where links go in circles
         self.job_path = self.path / "job.yaml"
         self.provenance_path = self.path / "provenance.yaml"
         self.state_path = self.path / "state.json"
@@ -60,8 +60,9 @@ class RunDirectory:
         self.log_dir = self.path / "log"
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self.job_path.is_file()
+        """Whether a run was started here. Raises StorageError where that can't be seen."""
+        with storage_errors(self.path, "can't be read"):
+            return self.job_path.is_file()
 
     def require(self) -> None:
         """Raise StorageError where no run was started here."""
@@ -131,7 +132,14 @@ class RunDirectory:
         write_text(self.state_path, state.model_dump_json(indent=2) + "\n")
 
     def _refuse_strangers(self) -> None:
-        if not self.path.exists() or self.exists():
+        if not self.path.exists():
+            return
+        if self.exists():
+            if not any((self.path / folder).exists() for folder in _FOLDERS):  # which are made before job.yaml
+                raise StorageError(
+                    f"{self.path}: holds no run but a job.yaml, which the run's would replace; "
+                    "choose an empty or a new directory."
+                )
             return
         if not self.path.is_dir():
             raise StorageError(f"{self.path}: is a file; choose a directory for the run.")

@@ -334,7 +334,8 @@ def test_ctrl_c_ends_with_130_and_no_traceback(command, tmp_path):
         if command == "run":
             assert process.stderr.readline().startswith("SIGINT received")
             process.send_signal(signal.SIGINT)
-        os.close(writer)  # the signal counts even if it came just before the command began to read
+        else:
+            os.close(writer)  # the signal counts even if it came just before the command began to read
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -398,6 +399,21 @@ def test_a_non_finite_loss_ends_the_run_with_agent_round_and_term(tmp_path):
     assert parse_mpi("status", out)[0] == 6
     state = json.loads((out / "state.json").read_text())
     assert (state["status"], state["exit_code"]) == ("failed", 6)
+
+
+@pytest.mark.parametrize("name", ["check", "status"])
+def test_who_stops_reading_gets_no_traceback(name, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create()
+    run.job_path.write_text("name: x\n")
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with os.fdopen(pipe, "w") as output:
+        arguments = [sys.executable, "-m", "parse_mpi", name, QUICKSTART if name == "check" else str(tmp_path)]
+        done = subprocess.run(
+            arguments, stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=child_environment()
+        )
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_help_teaches_and_bad_arguments_are_explained():

@@ -57,6 +57,25 @@ def test_a_log_gets_one_line_an_evaluation_from_rank_0_only(tmp_path):
     assert all(line in logged for line in lines)
 
 
+def test_a_log_that_can_not_be_opened_is_said_once_and_stops_nothing(tmp_path):
+    (tmp_path / "run" / "log" / "rank-0000.log").mkdir(parents=True)
+    outcome = train(write_job(tmp_path), tmp_path / "run", 1)
+    assert outcome.logs[0].count("rank-0000.log can't be written: ") == 1
+
+
+@pytest.mark.parametrize("sink", ["full disk", "closed pipe"])
+def test_an_output_that_takes_nothing_does_not_end_a_run(sink, tmp_path):
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") if sink == "full disk" else os.fdopen(pipe, "w") as output:
+        done = subprocess.run(
+            command(write_job(tmp_path), tmp_path / "run"),
+            stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=child_environment(), timeout=120,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "round    12/12" in (tmp_path / "run" / "log" / "rank-0000.log").read_text()
+
+
 def test_the_table_shows_the_numbers_of_the_metrics(tmp_path):
     train(write_job(tmp_path), tmp_path / "run", 2)
     metrics = read_metrics(tmp_path / "run")

@@ -172,8 +172,8 @@ def test_a_start_where_nothing_can_be_written_says_what_to_do(whole, tmp_path):
     shutil.rmtree(tmp_path / "started" / "metrics")
     (tmp_path / "started" / "metrics.h5").unlink()
     expected = {
-        "protected/run": ["protected/run/owner.json: can't be written: ", "Choose a directory that you may write to"],
-        "protected/new": ["protected/new: can't be made: ", "Choose a directory that you may write to"],
+        "protected/run": ["protected/run/owner.json: can't be written: ", "choose another directory"],
+        "protected/new": ["protected/new: can't be made: ", "choose another directory"],
         "file": ["file: is a file; choose a directory"],
         "file/run": ["file/run: can't be made: Not a directory. A file stands where a directory belongs: move it"],
         "occupied": ["occupied/checkpoints: can't be made: File exists. A file stands where a directory belongs"],
@@ -190,6 +190,26 @@ def test_a_start_where_nothing_can_be_written_says_what_to_do(whole, tmp_path):
     assert (tmp_path / "file").read_text() == (tmp_path / "occupied" / "checkpoints").read_text() == "dear"
     assert differences(result(tmp_path / "protected" / "run"), result(source)) == []
     assert not list(tmp_path.rglob("owner.json")) + list(tmp_path.rglob(".owner*"))
+
+
+def test_what_is_left_of_a_run_without_its_job_is_not_replaced(whole, tmp_path):
+    job, source = whole
+    for name in ("gone", "unreadable", "aside"):
+        shutil.copytree(source, tmp_path / name)
+    (tmp_path / "gone" / "job.yaml").unlink()
+    (tmp_path / "aside" / "job.yaml").unlink()
+    (tmp_path / "unreadable" / "job.yaml").write_text("rubbish: 1\n")
+    start = ["run", job, "--stop-after", 1, "--out"]
+    codes, _, err = run_commands(
+        [*start, tmp_path / "gone"], [*start, tmp_path / "unreadable"], [*start, tmp_path / "aside", "--fresh"]
+    )
+    assert codes == [5, 5, 0], err
+    assert "gone: holds checkpoints or metrics of a run, and no job.yaml. Put it back" in err
+    assert "unreadable: its job.yaml can't be read as the job that was started there. " in err
+    assert "unreadable/job.yaml:1: unknown key `rubbish`" in err
+    assert "Put it back as it was, choose another --out, or start over with --fresh" in err
+    for name in ("gone", "unreadable", "aside.previous-1"):
+        assert differences(result(tmp_path / name), result(source)) == []
 
 
 def disturbed(job, out, ranks, faults):
