@@ -22,9 +22,9 @@ from parse_mpi.storage.seal import seal_of
 _READ_BYTES = 1 << 22
 
 _NEXT_STEPS = {
-    errno.ENOSPC: "Free space on that file system, then run the same command again.",
-    errno.EDQUOT: "Your quota there is used up: free space, then run the same command again.",
-    errno.EFBIG: "Raise the limit on file sizes (ulimit -f), then run the same command again.",
+    errno.ENOSPC: "Free space on that file system; if the run has ended, start the same command again.",
+    errno.EDQUOT: "Your quota there is used up: free space; if the run has ended, start the same command again.",
+    errno.EFBIG: "Raise the limit on file sizes (ulimit -f), and start the same command again.",
     errno.EACCES: "Mend its permissions, or choose another directory.",
     errno.EPERM: "Mend its permissions, or choose another directory.",
     errno.EROFS: "Mount it for writing, or choose another directory.",

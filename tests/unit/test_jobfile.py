@@ -385,6 +385,8 @@ def test_a_dumped_job_loads_as_an_equal_job(load, overrides):
         ("train.rounds=31", []),
         ("evaluate.every=1", []),
         ("checkpoint.keep=5", []),
+        ("checkpoint.shards=node", []),
+        ("train.on_nonfinite=isolate", []),
         ("exchange=p2p", []),
         ("device=cpu", []),
         ("seed=1", ["seed: 0 -> 1"]),
@@ -411,6 +413,12 @@ def test_every_field_of_a_job_is_either_covered_by_the_digest_or_named_as_left_o
     covered = {"seed", "data", "agents", "topology", "method", "events", "encoder", "encoders", "train"}
     covered |= {"mode", "engine", "dtype"}
     assert set(Job.model_fields) - covered == {"name", "evaluate", "checkpoint", "exchange", "device"}
+
+
+def test_beyond_256_ranks_a_node_writes_one_shard(load):
+    shards = {kind: load(JOB, f"checkpoint.shards={kind}").job.checkpoint for kind in ("auto", "rank", "node", "single")}
+    assert [kind for kind, checkpoint in shards.items() if checkpoint.by_node(256)] == ["node"]
+    assert [kind for kind, checkpoint in shards.items() if checkpoint.by_node(257)] == ["auto", "node"]
 
 
 # -- random damage ---------------------------------------------------------------------------------------------------
