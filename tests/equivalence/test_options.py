@@ -1,7 +1,5 @@
 """Every option of the method in both engines against plain modules: three modalities, sets of all sizes."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from parse_mpi.run.snapshot import restore
 from parse_mpi.storage.checkpoint import open_checkpoint
 from parse_mpi.storage.metrics import read_metrics
 
-SILENT = SimpleNamespace(progress=lambda made: None, say=print, warn=print)
 SETS = (["a"], ["a", "b"], ["b", "c"], ["a", "b", "c"])
 UNEQUAL = {"unique": 3, "redundant": 6, "synergistic": 2}
 OPTIONS = {
@@ -134,7 +131,6 @@ def test_a_restart_goes_on_with_the_same_weights(tmp_path, kind):
             trainer, *_ = trainer_of(write_job(tmp_path, changes), out)
             if start:
                 restore(trainer.now.group, open_checkpoint(out, start))
-            trainer.listener = SILENT
             trainer.train(start, stop, StopRequest())
             start = stop
         metrics = read_metrics(out)

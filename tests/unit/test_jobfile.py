@@ -416,7 +416,9 @@ def test_every_field_of_a_job_is_either_covered_by_the_digest_or_named_as_left_o
 
 
 def test_beyond_256_ranks_a_node_writes_one_shard(load):
-    shards = {kind: load(JOB, f"checkpoint.shards={kind}").job.checkpoint for kind in ("auto", "rank", "node", "single")}
+    shards = {
+        kind: load(JOB, f"checkpoint.shards={kind}").job.checkpoint for kind in ("auto", "rank", "node", "single")
+    }
     assert [kind for kind, checkpoint in shards.items() if checkpoint.by_node(256)] == ["node"]
     assert [kind for kind, checkpoint in shards.items() if checkpoint.by_node(257)] == ["auto", "node"]
 
