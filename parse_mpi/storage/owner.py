@@ -140,7 +140,7 @@ class Owner:
                 break
         with suppress(OSError):  # they are in nobody's way
             for leftover in run.path.glob(".owner.*.tmp"):
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)  # others of the crowd remove theirs
         return cls(run, record, on_lost)
 
     def require(self) -> None:

@@ -130,7 +130,7 @@ def fail_everywhere(world: World, out: Path) -> None:
     for wrong in {0, world.size - 1}:
         here = world.rank == wrong
         faults = {
-            f"rank {wrong}: .*shard-0000.h5: can't be written: planted. Choose": refused_to_open(),
+            f"rank {wrong}: .*shard-0000.h5: can't be written: planted. Mend": refused_to_open(),
             "rank .: .*what was read back of /slices/encoder.top./(parameters|momentum) is not": damaged_afterwards(),
         }
         if wrong == 0:
