@@ -67,6 +67,10 @@ class StorageError(ParseMpiError):
     exit_code = 5
 
 
+class EvictedError(StorageError):
+    """The run directory belongs to another launch now."""
+
+
 class NonFiniteError(ParseMpiError):
     """Training produced NaN or infinity; names agent, round and term."""
 

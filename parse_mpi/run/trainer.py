@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from parse_mpi.errors import NonFiniteError
+from parse_mpi.errors import EvictedError, NonFiniteError
 from parse_mpi.exchange.progress import Progress, fastest_mode
 from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
@@ -25,7 +25,7 @@ from parse_mpi.run.recorder import Recorder
 from parse_mpi.run.snapshot import Snapshot, on_first_rank, restore
 from parse_mpi.run.summary import size_text
 from parse_mpi.storage.checkpoint import Checkpoint
-from parse_mpi.storage.saver import EvictedError, Saver, SaveRecord
+from parse_mpi.storage.saver import Saver, SaveRecord
 from parse_mpi.storage.shard import AgentArray
 
 

@@ -26,10 +26,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parse_mpi.errors import StorageError
+from parse_mpi.errors import EvictedError, StorageError
 from parse_mpi.storage.read import require_plain_file
 from parse_mpi.storage.rundir import RunDirectory, utc_now
-from parse_mpi.storage.saver import EvictedError
 from parse_mpi.storage.write import storage_errors, write_all
 
 HEARTBEAT_S = 5.0

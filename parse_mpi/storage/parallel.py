@@ -34,7 +34,7 @@ from parse_mpi.storage.commit import make_attempt
 from parse_mpi.storage.layout import Array, Headers, bytes_of, lay_out_headers
 from parse_mpi.storage.library import hdf5_library, is_parallel
 from parse_mpi.storage.manifest import ArrayEntry, ArrayPart, ShardFile, ShardReport, from_ranges, merge, to_ranges
-from parse_mpi.storage.shard import AgentArray, refuse_nonfinite, shard_attributes
+from parse_mpi.storage.shard import AgentArray, refuse_nonfinite, shard_attributes, shard_entry
 from parse_mpi.storage.write import reserve, storage_errors, sync_directory, write_all
 
 _FILE = "shard-0000.h5"
@@ -133,30 +133,21 @@ def _entries_of_all(world: ParallelWorld, round_index: int, own: Mapping[str, Ro
     The same on all ranks. Raises StorageError on all of them where their arrays do not fit together.
     """
     arrays = {
-        name: ArrayEntry(
-            shape=values.shape[1:],
-            dtype=values.dtype.str,
-            parts=(ArrayPart(shard=0, agents=to_ranges(agents), sha256=sha256(bytes_of(values)).hexdigest()),),
-        )
+        name: shard_entry(agents, values, sha256(bytes_of(values)).hexdigest())
         for name, (agents, values) in own.items()
     }
     told = world.all_json(ShardReport(arrays=arrays).model_dump(mode="json"))
     return merge(round_index, {}, [ShardReport.model_validate(report, strict=False) for report in told]).arrays
 
 
-def _agents_of(entry: ArrayEntry) -> NDArray[np.int64]:
-    """The agents of all ranks in the order of the file's rows."""
-    return np.sort(np.concatenate([from_ranges(part.agents) for part in entry.parts]))
-
-
 def _kind(entry: ArrayEntry) -> Array:
     """An array with the shape and dtype of the data set, but no memory."""
-    return np.broadcast_to(np.empty((), entry.dtype), (len(_agents_of(entry)), *entry.shape))
+    return np.broadcast_to(np.empty((), entry.dtype), (len(entry.agents), *entry.shape))
 
 
 def _whole(entry: ArrayEntry, digest: str) -> ArrayEntry:
     """The entry of the data set in the one shard that holds all its rows."""
-    part = ArrayPart(shard=0, agents=to_ranges(_agents_of(entry)), sha256=digest)
+    part = ArrayPart(shard=0, agents=to_ranges(entry.agents), sha256=digest)
     return entry.model_copy(update={"parts": (part,)})
 
 
@@ -212,7 +203,7 @@ def _write_own(data_sets: Mapping[str, Any], entries: Mapping[str, ArrayEntry], 
         agents, values = own.get(name, no_rows)
         in_file = data_sets[name].get_space()
         in_file.select_none()
-        for first, last in to_ranges(np.searchsorted(_agents_of(entry), agents)):
+        for first, last in to_ranges(np.searchsorted(entry.agents, agents)):
             start, count = (first, *(0 for _ in entry.shape)), (last - first + 1, *entry.shape)
             in_file.select_hyperslab(start, count, op=h5py.h5s.SELECT_OR)
         try:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from parse_mpi.errors import StorageError
+from parse_mpi.errors import EvictedError, StorageError
 from parse_mpi.storage.commit import attempt_dir, commit, discard_leftovers, write_part
 from parse_mpi.storage.manifest import ShardReport, canonical_json
 from parse_mpi.storage.parallel import ParallelWorld, write_single
@@ -59,15 +59,12 @@ class SaveRecord:
     evicted: bool = False
 
 
-class EvictedError(StorageError):
-    """The run directory belongs to another launch now."""
-
-
 @dataclass(frozen=True)
 class _Save:
     """What a rank is to write. arrays: None where there is to be no checkpoint. segment: writes the metrics, rank 0."""
 
     round_index: int
+    attempt: Path
     arrays: Sequence[AgentArray] | None
     header: Mapping[str, JsonValue]
     segment: Callable[[], object]
@@ -134,8 +131,10 @@ class Saver:
             canonical_json(header)
             arrays = None if state is None else state()
             refuse_contradictions(arrays or [])
-            self._save = _Save(round_index, arrays, header, segment, time.perf_counter())
-            written = self._write_together(self._save) if self._single and arrays is not None else None
+            attempt = attempt_dir(self.run_dir, round_index, self._token)
+            self._save = _Save(round_index, attempt, arrays, header, segment, time.perf_counter())
+            together = self._single and arrays is not None  # MPI-IO is collective, so that it is no work for a thread
+            written = write_single(self.world, attempt, round_index, arrays or []) if together else None
             self._writing = self._threads.submit(self._write, self._save, written)
 
     def advance(self) -> SaveRecord | None:
@@ -169,26 +168,20 @@ class Saver:
         """End the thread, once it has written what it is writing."""
         self._threads.shutdown()
 
-    def _write_together(self, save: _Save) -> ShardReport:
-        """MPI-IO is collective, so that this is no work for a thread."""
-        attempt = attempt_dir(self.run_dir, save.round_index, self._token)
-        return write_single(self.world, attempt, save.round_index, save.arrays or [])
-
     # -- in the thread -------------------------------------------------------------------------------------------------
 
     def _write(self, save: _Save, written: ShardReport | None) -> tuple[ShardReport, bool]:
         """Rank 0's metrics, then this rank's shard unless it is `written`; the report, and whether metrics exist."""
-        attempt = attempt_dir(self.run_dir, save.round_index, self._token)
         if self.world.rank == 0:
             try:
                 self._still_ours()
-                discard_leftovers(attempt)
+                discard_leftovers(save.attempt)
                 save.segment()
             except StorageError as error:
                 return ShardReport(failure=f"metrics: {error}"), False
         if written is not None or not save.arrays:
             return written or ShardReport(), True
-        return write_part(attempt, self.world.rank, save.round_index, save.arrays), True
+        return write_part(save.attempt, self.world.rank, save.round_index, save.arrays), True
 
     def _end(self, save: _Save, reports: Sequence[ShardReport], metrics_written: bool) -> SaveRecord:
         """Rank 0 commits the checkpoint, or takes the attempt back."""
@@ -196,8 +189,7 @@ class Saver:
         try:
             self._still_ours()
             if save.arrays is not None:
-                attempt = attempt_dir(self.run_dir, save.round_index, self._token)
-                size_bytes, remark = commit(attempt, save.round_index, save.header, reports, self.keep)
+                size_bytes, remark = commit(save.attempt, save.round_index, save.header, reports, self.keep)
                 record = replace(record, committed=True, reason=remark, size_bytes=size_bytes)
                 self._announce(save.round_index)
             else:

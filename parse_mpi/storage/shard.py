@@ -77,14 +77,14 @@ def write_shard(directory: Path, writer: int, round_index: int, arrays: Sequence
         record = write_hdf5(directory / name, content, shard_attributes(round_index))
     except StorageError as error:
         return ShardReport(failure=f"rank {writer}: {error}")
-    entries = {array.name: shard_entry(array, record.arrays[array.name]) for array in arrays}
+    entries = {array.name: shard_entry(array.agents, array.values, record.arrays[array.name]) for array in arrays}
     return ShardReport(shard=ShardFile(file=name, size_bytes=record.size_bytes, sha256=record.sha256), arrays=entries)
 
 
-def shard_entry(array: AgentArray, sha256: str) -> ArrayEntry:
-    """The manifest's entry of an array that lies whole in one shard."""
-    part = ArrayPart(shard=0, agents=to_ranges(array.agents), sha256=sha256)
-    return ArrayEntry(shape=array.values.shape[1:], dtype=array.values.dtype.str, parts=(part,))
+def shard_entry(agents: NDArray[np.int64], values: Array, sha256: str) -> ArrayEntry:
+    """The manifest's entry of an array whose rows `values` of these agents lie in one shard."""
+    part = ArrayPart(shard=0, agents=to_ranges(agents), sha256=sha256)
+    return ArrayEntry(shape=values.shape[1:], dtype=values.dtype.str, parts=(part,))
 
 
 def shard_attributes(round_index: int) -> Attributes:

@@ -16,7 +16,7 @@ import pytest
 from mpi4py import MPI
 from small_jobs import write_job
 
-from parse_mpi.errors import StorageError
+from parse_mpi.errors import EvictedError, StorageError
 from parse_mpi.exchange.world import World
 from parse_mpi.jobfile import load_job
 from parse_mpi.run.preemption import StopRequest
@@ -26,7 +26,6 @@ from parse_mpi.storage import owner as owner_module
 from parse_mpi.storage import saver
 from parse_mpi.storage.owner import Owner, look
 from parse_mpi.storage.rundir import RunDirectory
-from parse_mpi.storage.saver import EvictedError
 
 # The children of fork() below only touch files; no thread of the tests holds a lock that they need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
