@@ -46,7 +46,7 @@ def make_eras(
     agents: as the job lists them; modalities: all of the data set, in its order. A share of the agents means those
     that hold something in that list, and the same share means the same agents in every event. Events of one round
     happen in the order of the list, and what they leave behind must make sense when the last of them has happened.
-    isolated: agents that are away from some round on, whatever events say of them.
+    isolated: agents that are away from some round on, whatever events say of them. Stages of the method begin eras too.
     """
     concerned, problems = _concerned(job, agents, modalities)
     if problems:
@@ -55,7 +55,8 @@ def make_eras(
     course = _Course(job, agents, modalities)
     course.here -= _late((job.events[k], concerned[k]) for k in order)
     eras = {0: course.era(0, ())}
-    for start in sorted({event.round for event in job.events} | {done for done, _ in isolated}):
+    stages = job.method.stages(job.train.rounds)
+    for start in sorted({*stages, *(event.round for event in job.events), *(done for done, _ in isolated)}):
         indices = [k for k in order if job.events[k].round == start]
         for k in indices:
             if wrong := course.apply(job.events[k], concerned[k]):
@@ -66,7 +67,8 @@ def make_eras(
         cut_off = [i for done, i in isolated if done == start]
         course.isolated.update(cut_off)
         told = course.told((job.events[k], concerned[k]) for k in indices)
-        eras[start] = course.era(start, (*told, *([f"isolate: {_listed(cut_off)}"] if cut_off else [])))
+        began = [stages[start]] if start in stages else []
+        eras[start] = course.era(start, (*began, *told, *([f"isolate: {_listed(cut_off)}"] if cut_off else [])))
     joins = [k for k in order if job.events[k].kind == "join"]
     if joins and not any(agent.modalities for agent in eras[0].agents):
         problems.setdefault(joins[0], "every agent joins later, so that nobody is there at the start")

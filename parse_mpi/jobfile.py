@@ -134,7 +134,8 @@ def _validate(document: Document) -> Job | None:
 def _trajectory(job: Job) -> dict[str, Value]:
     settings: dict[str, Value] = job.model_dump(mode="json", exclude={*BESIDE_THE_TRAJECTORY, "exchange", "train"})
     settings["exchange"] = job.exchange.model_dump(mode="json", exclude={"via", "progress"})
-    settings["train"] = job.train.model_dump(mode="json", exclude={"rounds", "on_nonfinite"})
+    length = set() if job.method.stages(job.train.rounds) else {"rounds"}  # where stages begin may depend on it
+    settings["train"] = job.train.model_dump(mode="json", exclude={"on_nonfinite", *length})
     # Files may move, and may be read in either way; their content has a digest of its own.
     elsewhere = {"partition": {"file"}}
     if isinstance(job.data.source, Hdf5Source):

@@ -88,7 +88,7 @@ class Plan:
         if empty := [era.start for era in eras if not any(agent.modalities for agent in era.agents)]:
             raise NonFiniteError(f"after round {empty[0]} no agent would be left")
         roster = everyone(agents, make_eras(self.job, agents, modalities)[0])
-        tables = [slices_and_graphs(self.job, self.method, era, roster) for era in eras]
+        tables = [slices_and_graphs(self.job, self.method, era, roster, self.sizes()) for era in eras]
         return _in_eras(replace(self, isolated=tuple(isolated)), eras, tables)
 
     @property
@@ -178,11 +178,18 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     if wrong_events:
         event_problems = [Problem(jobfile.where("events", k), what) for k, what in wrong_events.items()]
         raise JobError(event_problems + ranks_problems)
-    method = make_method(job.method)
+    method = make_method(job)
     roster = everyone(agents, eras)
     shapes = {m: tuple(x.shape[1:]) for m, x in dataset.modalities.items()}
-    tables = [slices_and_graphs(job, method, era, roster) for era in eras]
-    problems = [
+    samples: tuple[NDArray[np.int64], ...] = ()
+    problems = []
+    try:
+        samples = _deal_samples(job, dataset, len(agents))
+    except DataError as error:
+        problems.append(Problem(jobfile.where("data", "partition"), str(error)))
+    sizes = np.array([len(own) for own in samples] or [1] * len(agents), np.int64)
+    tables = [slices_and_graphs(job, method, era, roster, sizes) for era in eras]
+    problems += [
         problem
         for era, (_, graphs) in zip(eras, tables, strict=True)
         for problem in graph_problems(jobfile, era, graphs)
@@ -193,11 +200,6 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     problems += [Problem(jobfile.where("method"), what) for what in wrong_options]
     problems += encoder_problems(jobfile, roster, shapes)
     problems += optimiser_problems(jobfile, *tables[0]) + ranks_problems
-    samples: tuple[NDArray[np.int64], ...] = ()
-    try:
-        samples = _deal_samples(job, dataset, len(agents))
-    except DataError as error:
-        problems.append(Problem(jobfile.where("data", "partition"), str(error)))
     sensors, wrong_sensors = poor_sensors(job.data.poor, agents, job.seed)
     problems += [Problem(jobfile.where("data", "poor", k), what) for k, what in wrong_sensors.items()]
     if problems:
@@ -226,7 +228,14 @@ def _in_eras(plan: Plan, eras: Sequence[Era], tables: Sequence[Table]) -> Plan:
     later: tuple[Plan, ...] = ()
     for era, (slices, graphs) in zip(reversed(eras), reversed(tables), strict=True):
         plan = replace(
-            plan, agents=era.agents, slices=slices, graphs=graphs, start=era.start, what=era.what, later=later
+            plan,
+            method=plan.method.at(era.start),
+            agents=era.agents,
+            slices=slices,
+            graphs=graphs,
+            start=era.start,
+            what=era.what,
+            later=later,
         )
         later = plan.eras
     return plan

@@ -38,6 +38,13 @@ def decayed_gradients(rows: SliceRows, weight_decay: float) -> Tensor:
     return rows.gradients.add_(rows.local, alpha=weight_decay) if weight_decay else rows.gradients
 
 
+class Rest(RowOptimiser):
+    """No step at all: a slice that is not trained."""
+
+    def step(self, rows: SliceRows) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Sgd(RowOptimiser):
     """torch.optim.SGD: m <- mu m + g, then x <- x - lr m, or x <- x - lr (g + mu m) with Nesterov's."""

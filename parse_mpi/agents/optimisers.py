@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parse_mpi import job
 from parse_mpi.agents.decentralised_optimisers import D2, GradientTracking, QuasiGlobal
-from parse_mpi.agents.local_optimisers import AdamW, RowOptimiser, Sgd
+from parse_mpi.agents.local_optimisers import AdamW, Rest, RowOptimiser, Sgd
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.methods.base import SliceSpec
 
@@ -20,16 +20,20 @@ LARGEST_GRADIENT = LARGEST_PARAMETER = 1e18
 
 
 def slice_optimisers(train: job.Train, slices: Iterable[SliceSpec]) -> dict[str, RowOptimiser]:
-    """The optimiser of every slice by name: the one that the job names, or plain gradient steps."""
-    named = make_optimiser(train)
+    """The optimiser of every slice by name: the one that the job names, at the slice's pace, or plain steps."""
+    table = tuple(slices)
+    named = {pace: make_optimiser(train, pace) for pace in {spec.pace for spec in table}}
     return {
-        spec.name: named if spec.rate is None else Sgd(job.SgdOptimiser(lr=spec.rate, momentum=0.0)) for spec in slices
+        spec.name: named[spec.pace] if spec.rate is None else Sgd(job.SgdOptimiser(lr=spec.rate, momentum=0.0))
+        for spec in table
     }
 
 
-def make_optimiser(train: job.Train) -> RowOptimiser:
-    """The optimiser that the job names."""
-    options = train.optimiser
+def make_optimiser(train: job.Train, pace: float = 1.0) -> RowOptimiser:
+    """The optimiser that the job names, with its learning rate times `pace`; at pace 0 rows stay as they are."""
+    if not pace:
+        return Rest()
+    options = train.optimiser.model_copy(update={"lr": pace * train.optimiser.lr})
     if isinstance(options, job.SgdOptimiser):
         return Sgd(options)
     if isinstance(options, job.AdamWOptimiser):

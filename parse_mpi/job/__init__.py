@@ -12,10 +12,11 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from parse_mpi.job.agents import AgentKind
 from parse_mpi.job.base import Section
+from parse_mpi.job.baselines import CentralisedMethod, DsgdMethod, Method
 from parse_mpi.job.data import Data, DigitsSource, Hdf5Source, Partition, PidSource, PidSourceKey, PoorSensor, Stream
 from parse_mpi.job.encoder import Conv1dEncoder, Conv2dEncoder, Encoder, EncoderByShape, MlpEncoder, OwnEncoder
-from parse_mpi.job.events import Event
-from parse_mpi.job.method import AdaptiveWidths, LocalMethod, Method, Network, ParseMethod, SliceWidths
+from parse_mpi.job.events import Event, LinkEvent
+from parse_mpi.job.method import Learner, LocalMethod, Network, ParseMethod, Sharing
 from parse_mpi.job.topology import GRAPH_KINDS, Topology
 from parse_mpi.job.train import (
     AdamWOptimiser,
@@ -29,18 +30,21 @@ from parse_mpi.job.train import (
     SgdOptimiser,
     Train,
 )
+from parse_mpi.job.widths import AdaptiveWidths, SliceWidths
 
 __all__ = [
     "GRAPH_KINDS",
     "AdamWOptimiser",
     "AdaptiveWidths",
     "AgentKind",
+    "CentralisedMethod",
     "Checkpoint",
     "Conv1dEncoder",
     "Conv2dEncoder",
     "D2Optimiser",
     "Data",
     "DigitsSource",
+    "DsgdMethod",
     "Encoder",
     "EncoderByShape",
     "Evaluate",
@@ -49,6 +53,7 @@ __all__ = [
     "GradientTrackingOptimiser",
     "Hdf5Source",
     "Job",
+    "Learner",
     "LocalMethod",
     "Method",
     "MlpEncoder",
@@ -62,6 +67,7 @@ __all__ = [
     "PoorSensor",
     "QuasiGlobalOptimiser",
     "SgdOptimiser",
+    "Sharing",
     "SliceWidths",
     "Stream",
     "Topology",
@@ -103,6 +109,17 @@ class Job(Section):
             if highest >= agent_count:
                 raise ValueError(f"an edge leads to agent {highest}, but the agents are 0 to {agent_count - 1}")
         return topology
+
+    @field_validator("events")
+    @classmethod
+    def _an_exact_mean_needs_everybody(cls, events: tuple[Event, ...], others: ValidationInfo) -> tuple[Event, ...]:
+        method = others.data.get("method")
+        links = any(isinstance(event, LinkEvent) and event.links for event in events)
+        if links and method is not None and method.aggregate == "exact":
+            raise ValueError(
+                "method.aggregate: exact knows no links that could be cut; cut a modality's graphs instead"
+            )
+        return events
 
     @field_validator("train")
     @classmethod

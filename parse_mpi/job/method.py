@@ -1,4 +1,4 @@
-"""Method: what is learnt, and what the paper leaves open about it."""
+"""Method: what every method has, and PARSE with what the paper leaves open about it."""
 
 from __future__ import annotations
 
@@ -7,89 +7,45 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from parse_mpi.job.base import Count, Section, Weight
+from parse_mpi.job.widths import AdaptiveWidths, SliceWidths
+
+Scope = Literal["none", "set", "holders"]
 
 
-class SliceWidths(Section):
-    """Widths d_u, d_r, d_s of the latent slices; the encoder's output has their sum."""
+class Learner(Section):
+    """What every method has.
 
-    unique: Count = 64
-    redundant: Count = 64
-    synergistic: Count = 64
-
-    @property
-    def unique_redundant(self) -> int:
-        """Values that the part of an encoder's last layer gives which every holder has."""
-        return self.unique + self.redundant
-
-    @property
-    def comparable(self) -> bool:
-        """Whether slices can be compared with each other as they are."""
-        return self.unique == self.redundant == self.synergistic
-
-    @property
-    def widest(self) -> int:
-        """The largest of the three."""
-        return max(self.unique, self.redundant, self.synergistic)
-
-
-class WidthAdaptation(Section):
-    """How widths follow what slices tell about the label (method.md 1.2).
-
-    penalty: what every slice is given beside what it tells. rate: length of a local step. start: rounds during which
-    widths stay equal. every: rounds between two hardenings, which move boundaries to whole positions.
+    slices: their widths; networks without slices have a latent vector of the same total width. init: the same initial
+    values on all holders of a slice, or each agent its own. aggregate: neighbours average over the topology's graphs,
+    or every round gives all holders their exact mean, weighted with their training samples, as a server would.
     """
 
-    penalty: Annotated[float, Field(gt=0.0, le=1e3)] = 0.1
-    rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    start: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    every: Count = 50
+    slices: SliceWidths = SliceWidths()
+    init: Literal["common", "per-agent"] = "common"
+    aggregate: Literal["gossip", "exact"] = "gossip"
+
+    def stages(self, rounds: int) -> dict[int, str]:
+        """Rounds after which a run of so many goes on in another way, and what begins then, in words."""
+        return {}
 
 
-class AdaptiveWidths(Section):
-    """`total` latent positions a modality, which its holders divide among the three slices while they learn.
+class Sharing(Section):
+    """Among whom a part of the model mixes: all its holders, agents that hold the same modalities, or nobody."""
 
-    Layers are as wide as a slice could become; masks say which positions are whose.
-    """
-
-    total: Annotated[int, Field(ge=3, le=1_000_000)]
-    adapt: WidthAdaptation = WidthAdaptation()
-
-    @property
-    def unique(self) -> int:
-        return self.total
-
-    @property
-    def redundant(self) -> int:
-        return self.total
-
-    @property
-    def synergistic(self) -> int:
-        return self.total
-
-    @property
-    def unique_redundant(self) -> int:
-        """Unique and redundant positions are values of one layer."""
-        return self.total
-
-    @property
-    def comparable(self) -> bool:
-        """Slices have no position in common, so that their cosines are 0 as they are."""
-        return False
-
-    @property
-    def widest(self) -> int:
-        return self.total
+    encoder: Scope = "holders"
+    unique_head: Scope = "holders"
+    redundant_head: Scope = "holders"
 
 
-class Network(Section):
+class Network(Learner):
     """What every PARSE-like method's network shares (method.md 1.2).
 
     gate_sync: when gates mix: every round, every so many rounds, or never. synergy_scope: all multimodal agents share
     what belongs to synergy, or only those that hold the same modalities. synergy_rows: who holds the synergistic rows
-    of an encoder's last layer. init: the same initial values on all holders of a slice, or each agent its own.
+    of an encoder's last layer.
     """
 
-    slices: SliceWidths | AdaptiveWidths = SliceWidths()
+    slices: SliceWidths | AdaptiveWidths = SliceWidths()  # type: ignore[assignment]
     fusion: Literal["mean", "gated", "concat", "attention"] = "mean"
     gate_sync: Literal["every-round", "local"] | Count = "every-round"
     synergy_scope: Literal["pooled", "set"] = "pooled"
@@ -98,7 +54,6 @@ class Network(Section):
     pool: Literal["mean", "each"] = "mean"
     ensemble: Literal["types", "heads"] = "types"
     modality_weighting: Literal["uniform", "adaptive"] = "uniform"
-    init: Literal["common", "per-agent"] = "common"
 
     @property
     def projectors(self) -> bool:
@@ -145,6 +100,7 @@ class ParseMethod(Network):
     """PARSE (arXiv 2601.10012): slices, the contrastive term, and which of them travels where."""
 
     name: Literal["parse"]
+    sharing: Sharing = Sharing()
     beta: Weight = 0.5
     beta_scale: Literal["none", "holders"] = "none"
     beta_schedule: BetaSchedule = ConstantBeta(kind="constant")
@@ -164,6 +120,3 @@ class LocalMethod(ParseMethod):
     """The same network and loss as parse, and no exchange at all: the floor of every comparison."""
 
     name: Literal["local"]  # type: ignore[assignment]
-
-
-Method = Annotated[ParseMethod | LocalMethod, Field(discriminator="name")]

@@ -5,11 +5,13 @@ Light commands import this, so that no module of methods/ may import torch at it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from parse_mpi.job.method import BetaSchedule
+from parse_mpi.job import Learner
+from parse_mpi.job.method import BetaSchedule, ConstantBeta, Scope
 from parse_mpi.population import Agent
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class SliceSpec:
     modality: whose graph that is, "" where it is no single modality's.
     every: it mixes in every round whose number, counted from 1, this divides.
     rate: it takes plain gradient steps of this length, whatever the job's optimiser is; None: it takes that one's.
+    pace: factor on the learning rate of the job's optimiser; 0: it is not trained.
     """
 
     name: str
@@ -42,11 +45,20 @@ class SliceSpec:
     modality: str = ""
     every: int = 1
     rate: float | None = None
+    pace: float = 1.0
 
 
-class Method(Protocol):
+@dataclass(frozen=True)
+class Method(ABC):
     """A way to learn: which slices there are, and what an agent minimises and predicts."""
 
+    options: Learner
+
+    def at(self, done: int) -> Method:
+        """The method as it is after so many rounds; another one for each of `options.stages`."""
+        return self
+
+    @abstractmethod
     def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
         """The slice table; every parameter of every agent's network lies in exactly one slice.
 
@@ -55,29 +67,81 @@ class Method(Protocol):
 
     def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
         """What is wrong with the method's options for these agents, worded for the user; roster as for `slices`."""
+        return []
 
+    @abstractmethod
     def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
-        """A plain module for an agent of this blueprint, at its initial values; shapes: modality -> sample shape."""
+        """A plain module for an agent of this blueprint, at its initial values; shapes: modality -> sample shape.
+
+        It gives an `Output`.
+        """
 
     @property
     def common_start(self) -> bool:
         """Whether agents of one blueprint have the same initial values."""
+        return self.options.init == "common"
 
     @property
     def schedule(self) -> BetaSchedule:
         """How the weight of the alignment term goes over the rounds."""
+        return ConstantBeta(kind="constant")
 
     def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
         """The factor in front of the alignment term for agents that hold `kind`, before the schedule."""
+        return 0.0
 
+    @abstractmethod
     def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: Tensor | None) -> Tensor:
         """Loss terms [..., T] in the order of LOSS_TERMS; the first is what the gradient is taken of.
 
         y < 0: the sample has no label. mask [..., B]: 0 for padding. alignment_weight [...]; None: nothing to align.
         """
 
-    def after_mix(self, rows: Mapping[str, Tensor], done: int) -> None:
+    def after_mix(self, rows: Mapping[str, Tensor], done: int) -> None:  # noqa: B027 (most have nothing to do here)
         """Change mixed rows [A, P], given by slice name, after `done` rounds; row by row, or agents would meet."""
 
+    @abstractmethod
     def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
         """Logits [..., B, C] by prediction name."""
+
+    def shared_latent(self, output: Output) -> Tensor | None:
+        """The latent vectors that ought to be alike across modalities [..., M, B, d]; None where there are none."""
+        return None
+
+    def gradient_steps(self, rounds: int, local_steps: int) -> int:
+        """Gradient steps that an agent takes in so many rounds, for comparisons of equal budgets."""
+        return rounds * local_steps
+
+
+def shared(
+    name: str, parameters: tuple[str, ...], holders: Sequence[Agent], graph: str, modality: str = ""
+) -> SliceSpec:
+    """A slice that mixes among all its holders."""
+    return SliceSpec(name, parameters, ids_of(holders), graph, (ids_of(holders),), modality)
+
+
+def private(spec: SliceSpec) -> SliceSpec:
+    """The same slice, which never leaves its agents."""
+    return replace(spec, graph="", groups=())
+
+
+def by_set(spec: SliceSpec, holders: Sequence[Agent]) -> SliceSpec:
+    """The same slice, which agents mix with those that hold the same modalities."""
+    return replace(spec, graph=f"{spec.graph}, by set", groups=tuple(map(ids_of, equal_sets(holders))))
+
+
+def scoped(spec: SliceSpec, scope: Scope, holders: Sequence[Agent]) -> SliceSpec:
+    """The same slice, mixed in another scope than among all its holders."""
+    if scope == "none":
+        return private(spec)
+    return by_set(spec, holders) if scope == "set" else spec
+
+
+def ids_of(agents: Sequence[Agent]) -> tuple[int, ...]:
+    return tuple(agent.id for agent in agents)
+
+
+def equal_sets(agents: Sequence[Agent]) -> list[list[Agent]]:
+    """Agents with equal modality sets together, in order of appearance."""
+    kinds = dict.fromkeys(agent.modalities for agent in agents)
+    return [[agent for agent in agents if agent.modalities == kind] for kind in kinds]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parse_mpi.methods.base import SliceSpec
-from parse_mpi.methods.parse import Parse, private
+from parse_mpi.methods.base import SliceSpec, private
+from parse_mpi.methods.parse import Parse
 from parse_mpi.population import Agent
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from parse_mpi.job import AdaptiveWidths, Encoder, ParseMethod
 from parse_mpi.job.method import BetaSchedule
-from parse_mpi.methods.base import ALL, MULTIMODAL, SliceSpec
+from parse_mpi.methods.base import (
+    ALL,
+    MULTIMODAL,
+    Method,
+    SliceSpec,
+    by_set,
+    equal_sets,
+    private,
+    scoped,
+    shared,
+)
 from parse_mpi.model.names import module_key
 from parse_mpi.population import Agent, families
 
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parse:
+class Parse(Method):
     """The method of the paper; see docs/method.md for each choice."""
 
     options: ParseMethod
@@ -34,10 +44,12 @@ class Parse:
         table = [
             spec for m in modalities for spec in self._of_modality(m, agents, multimodal, families(roster or agents, m))
         ]
-        table.append(_shared("redundant_head", ("redundant_head.",), [a for a in agents if a.modalities], ALL))
+        here = [agent for agent in agents if agent.modalities]
+        redundant = shared("redundant_head", ("redundant_head.",), here, ALL)
+        table.append(scoped(redundant, self.options.sharing.redundant_head, here))
         table += self._synergy_heads(multimodal)
         if self.options.projectors:
-            table.append(_shared("projectors", ("projectors.",), multimodal, MULTIMODAL))
+            table.append(shared("projectors", ("projectors.",), multimodal, MULTIMODAL))
         return tuple(spec for spec in table if spec.holders)
 
     def _of_modality(
@@ -54,41 +66,41 @@ class Parse:
             graph = m if len(encoders) == 1 else f"{m}#{number}"
             members = [agent for agent in holders if agent.encoder(m) == family]
             if o.synergy_rows == "all":
-                yield _shared(f"encoder[{label}]", encoder + synergy, members, graph, m)
+                whole = shared(f"encoder[{label}]", encoder + synergy, members, graph, m)
+                yield scoped(whole, o.sharing.encoder, members)
             else:
                 both = [agent for agent in members if len(agent.modalities) > 1]
-                yield _shared(f"encoder[{label}]", encoder, members, graph, m)
-                yield self._scoped(f"synergy[{label}]", synergy, both, f"multimodal holders of {graph}", m)
-        yield _shared(f"unique_head[{m}]", (f"unique_heads.{key}.",), holders, m, m)
+                yield scoped(shared(f"encoder[{label}]", encoder, members, graph, m), o.sharing.encoder, members)
+                yield self._synergy(f"synergy[{label}]", synergy, both, f"multimodal holders of {graph}", m)
+        unique = shared(f"unique_head[{m}]", (f"unique_heads.{key}.",), holders, m, m)
+        yield scoped(unique, o.sharing.unique_head, holders)
         if isinstance(o.slices, AdaptiveWidths):
-            yield replace(_shared(f"widths[{m}]", (f"widths.{key}.",), holders, m, m), rate=o.slices.adapt.rate)
+            yield replace(shared(f"widths[{m}]", (f"widths.{key}.",), holders, m, m), rate=o.slices.adapt.rate)
         if o.fusion == "gated":
-            gate = self._scoped(f"gate[{m}]", (f"fusion.gates.{key}.",), several, f"multimodal holders of {m}", m)
+            gate = self._synergy(f"gate[{m}]", (f"fusion.gates.{key}.",), several, f"multimodal holders of {m}", m)
             if o.gate_sync == "local":
                 yield private(gate)
             else:
                 yield replace(gate, every=1 if o.gate_sync == "every-round" else o.gate_sync)
         if o.modality_weighting == "adaptive":
-            yield private(_shared(f"modality_weight[{m}]", (f"modality_logits.{key}.",), several, m))
+            yield private(shared(f"modality_weight[{m}]", (f"modality_logits.{key}.",), several, m))
 
     def _synergy_heads(self, multimodal: Sequence[Agent]) -> Iterator[SliceSpec]:
         """f_s with an attention layer before it. Behind `concat` its shape, and so the slice, belongs to one set."""
         parameters = ("fusion.attention.", "synergy_head.")
         if self.options.fusion != "concat":
-            yield self._scoped("synergy_head", parameters, multimodal, MULTIMODAL)
+            yield self._synergy("synergy_head", parameters, multimodal, MULTIMODAL)
             return
-        for members in _by_set(multimodal):
+        for members in equal_sets(multimodal):
             kind = members[0].kind
-            yield _shared(f"synergy_head[{kind}]", parameters, members, f"agents with {kind}")
+            yield shared(f"synergy_head[{kind}]", parameters, members, f"agents with {kind}")
 
-    def _scoped(
+    def _synergy(
         self, name: str, parameters: tuple[str, ...], holders: Sequence[Agent], graph: str, modality: str = ""
     ) -> SliceSpec:
         """A slice that `synergy_scope` governs: among all its holders, or among those with equal modality sets."""
-        spec = _shared(name, parameters, holders, graph, modality)
-        if self.options.synergy_scope == "pooled":
-            return spec
-        return replace(spec, graph=f"{graph}, by set", groups=tuple(map(_ids, _by_set(holders))))
+        spec = shared(name, parameters, holders, graph, modality)
+        return spec if self.options.synergy_scope == "pooled" else by_set(spec, holders)
 
     def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
         """`concat` gives every modality a place in f_s, so that agents who share it must hold the same.
@@ -105,11 +117,6 @@ class Parse:
             f"fusion: concat has a place for every modality, and multimodal agents hold {', '.join(sets)}: "
             "say synergy_scope: set, or choose fusion: mean, gated or attention"
         ]
-
-    @property
-    def common_start(self) -> bool:
-        """Whether agents of one blueprint have the same initial values."""
-        return self.options.init == "common"
 
     @property
     def schedule(self) -> BetaSchedule:
@@ -186,24 +193,5 @@ class Parse:
 
         return predictions(output.logits, output.share, modalities, self.options.ensemble)
 
-
-def private(spec: SliceSpec) -> SliceSpec:
-    """The same slice, which never leaves its agents."""
-    return replace(spec, graph="", groups=())
-
-
-def _shared(
-    name: str, parameters: tuple[str, ...], holders: Sequence[Agent], graph: str, modality: str = ""
-) -> SliceSpec:
-    """A slice that mixes among all its holders."""
-    return SliceSpec(name, parameters, _ids(holders), graph, (_ids(holders),), modality)
-
-
-def _ids(agents: Sequence[Agent]) -> tuple[int, ...]:
-    return tuple(agent.id for agent in agents)
-
-
-def _by_set(agents: Sequence[Agent]) -> list[list[Agent]]:
-    """Agents with equal modality sets together, in order of appearance."""
-    kinds = dict.fromkeys(agent.modalities for agent in agents)
-    return [[agent for agent in agents if agent.modalities == kind] for kind in kinds]
+    def shared_latent(self, output: Output) -> Tensor | None:
+        return output.z["redundant"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parse_mpi.eras import Era
 from parse_mpi.job import Job
 from parse_mpi.methods.base import ALL, MULTIMODAL, Method, SliceSpec
@@ -13,24 +16,25 @@ from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
 
 
 def slices_and_graphs(
-    job: Job, method: Method, era: Era, roster: Sequence[Agent]
+    job: Job, method: Method, era: Era, roster: Sequence[Agent], sizes: NDArray[np.int64]
 ) -> tuple[tuple[SliceSpec, ...], dict[str, SliceGraph]]:
     """The slice table of an era, and one graph for all slices that mix among the same agents.
 
     A graph has the plainest of the names that its slices give it. Where a modality is cut, its slices stay put.
-    roster: the agents of all eras.
+    roster: the agents of all eras. sizes: int64 [A], training samples by agent, which weigh where means are exact.
     """
     table = [
         replace(spec, groups=()) if spec.modality in era.cut_modalities else spec
-        for spec in method.slices(era.agents, roster)
+        for spec in method.at(era.start).slices(era.agents, roster)
     ]
     by_groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
     for spec in table:
         if spec.groups:
             by_groups.setdefault(spec.groups, []).append(spec.graph)
     names = {groups: min(found, key=_plainness) for groups, found in by_groups.items()}
+    weights = sizes if job.method.aggregate == "exact" else None
     graphs = {
-        name: slice_graph(name, groups, job.topology, job.seed, len(era.agents), era.cut_links)
+        name: slice_graph(name, groups, job.topology, job.seed, len(era.agents), era.cut_links, weights)
         for groups, name in names.items()
     }
     return tuple(replace(spec, graph=names.get(spec.groups, "")) for spec in table), graphs

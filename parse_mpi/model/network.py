@@ -6,20 +6,18 @@ dimension in front by `torch.vmap`; nothing here knows about other agents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from parse_mpi.job import AdaptiveWidths, Network, SliceWidths
-from parse_mpi.model.encoders import FissionEncoder, make_trunk
 from parse_mpi.model.fusion import make_fusion, weighted_mean
+from parse_mpi.model.initial import fission_encoders, seeded
 from parse_mpi.model.names import module_key
 from parse_mpi.model.widths import SoftWidths
 from parse_mpi.population import Agent
-from parse_mpi.seeding import derive_seed
 
 # Under SGD the logits of the modalities' shares then move 4 times as fast as without it: a useless modality has to lose
 # its share before its encoder has learnt the training samples by heart. Much faster, and good ones lose theirs.
@@ -61,20 +59,14 @@ class AgentNetwork(nn.Module):
         self.modalities = agent.modalities
         self.keys = tuple(module_key(m) for m in agent.modalities)
         self.pool = options.pool
-        self.encoders = nn.ModuleDict()
+        has_rows = multimodal or options.synergy_rows == "all"
+        self.encoders = fission_encoders(agent, shapes, widths, has_rows, seed, own)
         self.unique_heads = nn.ModuleDict()
         adaptive = self.keys if isinstance(widths, AdaptiveWidths) else ()
         self.widths = nn.ModuleDict({key: SoftWidths(widths.unique_redundant) for key in adaptive})
-        for m, encoder, key in zip(agent.modalities, agent.encoders, self.keys, strict=True):
-            with seeded(seed, f"encoder[{m}]", *own):
-                trunk = make_trunk(encoder, shapes[m])
-                unique_redundant = nn.Linear(trunk.width, widths.unique_redundant)
-            with seeded(seed, f"synergy[{m}]", *own):
-                has_rows = multimodal or options.synergy_rows == "all"
-                synergistic = nn.Linear(trunk.width, widths.synergistic) if has_rows else None
+        for m, key in zip(agent.modalities, self.keys, strict=True):
             with seeded(seed, f"unique_head[{m}]", *own):
                 self.unique_heads[key] = nn.Linear(widths.unique, class_count)
-            self.encoders[key] = FissionEncoder(trunk, unique_redundant, widths.unique, synergistic)
         with seeded(seed, "redundant_head", *own):
             self.redundant_head = nn.Linear(widths.redundant, class_count)
         self.fusion: nn.Module | None = None
@@ -140,18 +132,3 @@ def make_synergy_head(kind: str, fused_width: int, hidden_width: int, class_coun
     if kind == "linear":
         return nn.Linear(fused_width, class_count)
     return nn.Sequential(nn.Linear(fused_width, hidden_width), nn.ReLU(), nn.Linear(hidden_width, class_count))
-
-
-@contextmanager
-def seeded(seed: int, purpose: str, *indices: int) -> Iterator[None]:
-    """Modules built inside draw their initial values from the stream (seed, "init", purpose, indices).
-
-    PyTorch's layers draw from its default CPU generator; that is borrowed and given back as it was.
-    """
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(derive_seed(seed, f"init:{purpose}", *indices))
-    try:
-        yield
-    finally:
-        generator.set_state(state)

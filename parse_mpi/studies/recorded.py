@@ -5,6 +5,7 @@ Shapes: A agents, E evaluations, K ranks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from parse_mpi.methods.sharing import slices_and_graphs
 from parse_mpi.plan import place
 from parse_mpi.population import Agent, make_agents
 from parse_mpi.run.summary import eras_of
+from parse_mpi.storage.checkpoint import Checkpoint
 from parse_mpi.storage.metrics import Metrics, read_metrics
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.topology.slice_graph import SliceGraph
@@ -98,9 +100,10 @@ class RecordedRun:
     @cached_property
     def graphs(self) -> tuple[dict[str, SliceGraph], ...]:
         """Name -> graph in every era, those of modalities first; empty where a method exchanges nothing."""
-        job, method = self.job, make_method(self.job.method)
+        job, method = self.job, make_method(self.job)
         roster = everyone(self.agents, make_eras(job, self.agents, self.modalities)[0])
-        found = [slices_and_graphs(job, method, era, roster)[1] for era in self.eras]
+        sizes = self.metrics["agents/class_histogram"].sum(1)
+        found = [slices_and_graphs(job, method, era, roster, sizes)[1] for era in self.eras]
         return tuple(
             {name: graphs[name] for name in [m for m in self.modalities if m in graphs] + list(graphs)}
             for graphs in found
@@ -148,6 +151,13 @@ def recorded_job(run: RunDirectory) -> Job:
     Raises JobError where job.yaml is no job.
     """
     return load_job(run.job_path, ["data.source=digits", "data.partition={kind: iid}"]).job
+
+
+def era_of(job: Job, modalities: Sequence[str], checkpoint: Checkpoint) -> Era:
+    """The era whose end, or whose latest round so far, a checkpoint holds; modalities: all, in their order."""
+    isolated = [(done, agent) for done, agent in json.loads(str(checkpoint.header.get("isolated", "[]")))]
+    eras, _ = make_eras(job, make_agents(job, modalities), modalities, isolated)
+    return next(era for era in reversed(eras) if era.start < max(checkpoint.round_index, 1))
 
 
 def _kind_names(populations: Sequence[Sequence[Agent]], most: int) -> NDArray[np.str_]:

@@ -110,6 +110,31 @@ class Static(Schedule):
         return second, smallest
 
 
+class ExactMean(Schedule):
+    """Every round all members have the mean of all, weighted: what a server would send back (FedAvg's average)."""
+
+    phases = 1
+
+    def __init__(self, members: Group, weights: NDArray[np.int64]):
+        """weights [A] of the members, positive."""
+        super().__init__(members, 1.0, UndirectedGraph(members, lambda: _all_pairs(members), is_complete=True))
+        share = dict(zip(members, (weights / weights.sum()).tolist(), strict=True))
+        links = self.links()
+        self.matrix = from_links(self.agents, links, np.array([share[i] for i in links[:, 0].tolist()]))
+
+    def at(self, round_index: int) -> MixingMatrix:
+        return self.matrix
+
+    def gap(self) -> float:
+        return 1.0
+
+    def active_degree(self) -> float:
+        return float(len(self.members) - 1)
+
+    def exact_after(self) -> int | None:
+        return 1
+
+
 class Cycle(Schedule):
     """A few matrices in turn."""
 
@@ -294,3 +319,10 @@ def _draw_graph(kind: str, spec: Topology, members: Group, seed: int, agent_coun
 
 def _alone(ids: NDArray[np.int64]) -> MixingMatrix:
     return from_links(ids, stacked([]), np.empty(0))
+
+
+def _all_pairs(members: Group) -> Edges:
+    """int64[E, 2]: an edge between any two members."""
+    first, second = np.triu_indices(len(members), 1)
+    agents = np.array(members, np.int64)
+    return np.stack([agents[first], agents[second]], axis=1)

@@ -19,7 +19,7 @@ from parse_mpi import job
 from parse_mpi.topology.graphs import Edges, Group, Pairs, ordered, stacked
 from parse_mpi.topology.matcha import Activation
 from parse_mpi.topology.mixing import MixingMatrix, side_by_side
-from parse_mpi.topology.schedules import Cut, Matcha, Schedule, Static, make_schedule
+from parse_mpi.topology.schedules import Cut, ExactMean, Matcha, Schedule, Static, make_schedule
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class SliceGraph:
     groups: disjoint tuples of ascending agent ids. overlay: each group has a graph of the kind among its members in
     the order of their ids. induced: one graph among agents 0 .. agent_count - 1 is cut down to each group.
     without: undirected links (i, j), i < j, that the drawn graph loses before weights are worked out.
+    weights: by agent id; every round then gives each group its exact mean with these weights, whatever the topology.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SliceGraph:
     seed: int
     agent_count: int
     without: Cut = frozenset()
+    weights: NDArray[np.int64] | None = None
 
     @cached_property
     def agents(self) -> tuple[int, ...]:
@@ -59,7 +61,8 @@ class SliceGraph:
         return any(schedule.directed for schedule in self._schedules)
 
     def at(self, round_index: int) -> MixingMatrix:
-        """The mixing matrix of a round, doubly stochastic: row i holds the agents from which i receives.
+        """The mixing matrix of a round: row i holds the agents from which i receives. Doubly stochastic but for
+        weighted means, whose rows are all equal.
 
         The rounds of one phase of a cycle have the same object; a random one is drawn afresh in each call.
         """
@@ -135,6 +138,8 @@ class SliceGraph:
     @cached_property
     def _schedules(self) -> list[Schedule]:
         """What each group does, in the order of the groups."""
+        if self.weights is not None:
+            return [ExactMean(group, self.weights[list(group)]) for group in self.groups]
         return [make_schedule(self.spec, group, self.seed, self.agent_count, self.without) for group in self.groups]
 
     @cached_property
@@ -169,6 +174,7 @@ def slice_graph(
     seed: int,
     agent_count: int,
     without: Iterable[tuple[int, int]] = (),
+    weights: NDArray[np.int64] | None = None,
 ) -> SliceGraph:
     """The graph called `name` among the holders in `groups`, in any order.
 
@@ -184,4 +190,4 @@ def slice_graph(
     cut = frozenset((min(link), max(link)) for link in without)
     if cut and spec.needs_all_links:
         raise ValueError(f"graph {name}: links of {spec.kind} can't be cut, its weights are fixed")
-    return SliceGraph(name, sorted_groups, spec, seed, agent_count, cut)
+    return SliceGraph(name, sorted_groups, spec, seed, agent_count, cut, weights)

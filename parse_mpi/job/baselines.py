@@ -1,0 +1,51 @@
+"""The methods that PARSE is compared with, and the list of all methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from parse_mpi.job.base import Weight
+from parse_mpi.job.method import Learner, LocalMethod, ParseMethod, Sharing
+
+# What belongs to the heads of slices, and has no meaning for a single head.
+OF_SLICES = ("synergy_head", "synergy_rows", "pool", "ensemble", "sharing", "ensemble_weight", "head_weight")
+
+
+class DsgdMethod(Learner):
+    """DSGD on whole models: who averages what is all in which these methods differ (method.md 2).
+
+    heads: one head on the fused latent vector (label), or PARSE's network and heads without its alignment term, which
+    is the same capacity (slices). label_head: of the former. sharing: other than the method's own, for heads: slices.
+    """
+
+    name: Literal["dsgd-task", "dsgd-modality", "dsgd-hybrid"]
+    heads: Literal["label", "slices"] = "label"
+    label_head: Literal["linear", "mlp"] = "linear"
+    fusion: Literal["mean", "concat", "attention"] = "mean"
+    synergy_head: Literal["mlp", "linear"] = "mlp"
+    synergy_rows: Literal["multimodal", "all"] = "all"
+    pool: Literal["mean", "each"] = "mean"
+    ensemble: Literal["types", "heads"] = "types"
+    sharing: Sharing | None = None
+    ensemble_weight: Weight = 1.0
+    head_weight: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _keys_belong_to_their_heads(self) -> DsgdMethod:
+        foreign = OF_SLICES if self.heads == "label" else ("label_head",)
+        for key in foreign:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} belongs to heads: {'slices' if self.heads == 'label' else 'label'}")
+        return self
+
+
+class CentralisedMethod(DsgdMethod):
+    """One model for everybody, trained by the mean gradient of all: the ceiling of a comparison (method.md 2)."""
+
+    name: Literal["centralised"]  # type: ignore[assignment]
+    aggregate: Literal["exact"] = "exact"
+
+
+Method = Annotated[ParseMethod | LocalMethod | DsgdMethod | CentralisedMethod, Field(discriminator="name")]

@@ -1,0 +1,120 @@
+"""DSGD on whole models: agents average with those that hold the same modalities, or all holders do (method.md 2).
+
+Also the centralised ceiling, which is DSGD with the exact mean of all agents in every round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parse_mpi.job import CentralisedMethod, DsgdMethod, ParseMethod, Sharing
+from parse_mpi.job.method import Scope
+from parse_mpi.methods.base import ALL, Method, SliceSpec, equal_sets, scoped, shared
+from parse_mpi.methods.parse import Parse
+from parse_mpi.model.names import module_key
+from parse_mpi.population import Agent, families
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from parse_mpi.model.network import Output
+
+# Among whom each method averages encoders, and heads.
+POLICIES: Mapping[str, tuple[Scope, Scope]] = {
+    "dsgd-task": ("set", "set"),
+    "dsgd-modality": ("holders", "set"),
+    "dsgd-hybrid": ("holders", "holders"),
+    "centralised": ("holders", "holders"),
+}
+
+
+def make_dsgd(options: DsgdMethod | CentralisedMethod) -> Method:
+    """The method with one head, or PARSE's network under the same policy."""
+    return Dsgd(options) if options.heads == "label" else Parse(with_slices(options))
+
+
+def with_slices(options: DsgdMethod) -> ParseMethod:
+    """PARSE's network and heads without its alignment term, averaged as the method says."""
+    encoder, head = POLICIES[options.name]
+    return ParseMethod(
+        name="parse",
+        slices=options.slices,
+        init=options.init,
+        aggregate=options.aggregate,
+        sharing=options.sharing or Sharing(encoder=encoder, unique_head=head, redundant_head=head),
+        fusion=options.fusion,
+        synergy_scope="set" if head == "set" or options.fusion == "concat" else "pooled",
+        synergy_head=options.synergy_head,
+        synergy_rows=options.synergy_rows,
+        pool=options.pool,
+        ensemble=options.ensemble,
+        ensemble_weight=options.ensemble_weight,
+        head_weight=options.head_weight,
+        beta=0.0,
+        hard_negatives="none",
+    )
+
+
+@dataclass(frozen=True)
+class Dsgd(Method):
+    """Encoders and one head on the fused latent vector."""
+
+    options: DsgdMethod
+
+    def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
+        scope, head_scope = POLICIES[self.options.name]
+        here = [agent for agent in agents if agent.modalities]
+        table = list(encoder_slices(agents, roster or agents, scope))
+        parameters = ("fusion.", "label_head.")
+        if self.options.fusion == "concat":  # the head's shape then belongs to one set of modalities
+            for members in equal_sets(here):
+                kind = members[0].kind
+                table.append(shared(f"label_head[{kind}]", parameters, members, f"agents with {kind}"))
+        else:
+            table.append(scoped(shared("label_head", parameters, here, ALL), head_scope, here))
+        return tuple(spec for spec in table if spec.holders)
+
+    def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
+        """`concat` gives every set of modalities a head of its own width, which only agents with that set can share."""
+        if self.options.fusion != "concat" or POLICIES[self.options.name][1] == "set":
+            return []
+        kinds = dict.fromkeys(agent.kind for agent in agents if agent.modalities)
+        if len({kind.count("+") for kind in kinds}) < 2:
+            return []
+        what = f"{self.options.name} shares one head among {', '.join(kinds)}"
+        return [f"{what}, to which fusion: concat gives different widths: use mean or attention"]
+
+    def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
+        from parse_mpi.model.label_network import LabelNetwork
+
+        return LabelNetwork(agent, shapes, class_count, self.options, seed)
+
+    def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: Tensor | None) -> Tensor:
+        import torch
+
+        from parse_mpi.model.losses import cross_entropy
+
+        total = cross_entropy(output.logits["label"].squeeze(-3), y, mask)
+        nothing = torch.zeros_like(total)
+        return torch.stack([total, total, nothing, nothing], -1)
+
+    def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
+        return {"ensemble": output.logits["label"].squeeze(-3)}
+
+    def shared_latent(self, output: Output) -> Tensor | None:
+        return output.z["latent"]
+
+
+def encoder_slices(agents: Sequence[Agent], roster: Sequence[Agent], scope: Scope) -> Iterator[SliceSpec]:
+    """Whole encoders, a slice for each family of a modality."""
+    for m in sorted({m for agent in agents for m in agent.modalities}):
+        found = families(roster, m)
+        for number, family in enumerate(found, 1):
+            label = m if number == 1 else f"{m}#{number}"
+            graph = m if len(found) == 1 else f"{m}#{number}"
+            members = [agent for agent in agents if m in agent.modalities and agent.encoder(m) == family]
+            yield scoped(
+                shared(f"encoder[{label}]", (f"encoders.{module_key(m)}.",), members, graph, m), scope, members
+            )
