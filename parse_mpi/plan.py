@@ -28,7 +28,15 @@ from parse_mpi.methods.base import Method, SliceSpec
 from parse_mpi.methods.layout import SliceLayout, slice_layouts
 from parse_mpi.methods.sharing import slices_and_graphs
 from parse_mpi.model.encoder_problems import encoder_problems, own_sources, require_room
-from parse_mpi.planproblems import agent_problems, budget_problems, graph_problems, optimiser_problems, rank_problems
+from parse_mpi.planproblems import (
+    agent_problems,
+    budget_problems,
+    coupling_problems,
+    graph_problems,
+    map_problems,
+    optimiser_problems,
+    rank_problems,
+)
 from parse_mpi.population import Agent, Blueprint, make_agents
 from parse_mpi.topology.slice_graph import SliceGraph
 
@@ -152,18 +160,53 @@ class Plan:
         """Bytes of one number in a row."""
         return int(np.dtype(self.job.dtype).itemsize)
 
+    @cached_property
+    def specs(self) -> dict[str, SliceSpec]:
+        """The slices by name."""
+        return {spec.name: spec for spec in self.slices}
+
     @property
-    def copies(self) -> int:
-        """How many matrices as wide as the parameters travel: more than one where the optimiser averages another."""
-        return self.job.train.optimiser.copies
+    def averaged_graphs(self) -> list[SliceGraph]:
+        """Graphs over which neighbours average slices."""
+        used = {spec.graph for spec in self.slices}
+        return [graph for name, graph in self.graphs.items() if name in used]
+
+    @property
+    def coupled_graphs(self) -> list[SliceGraph]:
+        """Graphs over which restriction maps tie slices together."""
+        used = {spec.coupling.graph for spec in self.slices if spec.coupling}
+        return [graph for name, graph in self.graphs.items() if name in used]
+
+    def copies(self, name: str) -> int:
+        """How many matrices as wide as its parameters a slice has that travel.
+
+        More than one where the optimiser averages another, or updates travel apart from the rows.
+        """
+        camps = self.specs[name].camps
+        return 1 + len(camps) if camps else self.job.train.optimiser.copies
 
     def travelling(self, name: str) -> int:
         """Columns of a slice that travel."""
-        return self.copies * self.layouts[name].width
+        return self.copies(name) * self.layouts[name].width
+
+    def saved(self, name: str) -> int:
+        """Columns of a slice that outlive a round: updates that travel apart do not."""
+        return self.layouts[name].width if self.specs[name].camps else self.travelling(name)
+
+    def map_columns(self, name: str) -> int:
+        """Columns of the restriction maps that an agent keeps for a slice, for as many neighbours as any holder has."""
+        coupling = self.specs[name].coupling
+        if coupling is None:
+            return 0
+        graph = self.graphs[coupling.graph]
+        most = max(graph.degrees()[np.isin(graph.agents, self.specs[name].holders)])
+        return int(most) * coupling.width * self.layouts[name].width
 
     def row_bytes(self, graph: str) -> int:
-        """Bytes of all slices of one agent that travel together over a graph."""
-        return self.item_bytes * sum(self.travelling(spec.name) for spec in self.slices if spec.graph == graph)
+        """Bytes of one agent that travel together over a link of a graph."""
+        averaged = sum(self.travelling(spec.name) for spec in self.slices if spec.graph == graph)
+        tied = {spec.coupling.width for spec in self.slices if spec.coupling and spec.coupling.graph == graph}
+        return self.item_bytes * (averaged + sum(tied))
 
 
 def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
@@ -199,7 +242,7 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     wrong_options = dict.fromkeys(what for era in eras for what in method.problems(era.agents, roster))
     problems += [Problem(jobfile.where("method"), what) for what in wrong_options]
     problems += encoder_problems(jobfile, roster, shapes)
-    problems += optimiser_problems(jobfile, *tables[0]) + ranks_problems
+    problems += optimiser_problems(jobfile, *tables[0]) + coupling_problems(jobfile, *tables[0]) + ranks_problems
     sensors, wrong_sensors = poor_sensors(job.data.poor, agents, job.seed)
     problems += [Problem(jobfile.where("data", "poor", k), what) for k, what in wrong_sensors.items()]
     if problems:
@@ -220,7 +263,12 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
         ranks=ranks,
         digest=digest,
     )
-    return _in_eras(plan, eras, tables)
+    plan = _in_eras(plan, eras, tables)
+    for era in plan.eras:
+        columns = {spec.name: era.map_columns(spec.name) for spec in era.slices if spec.coupling}
+        if problems := map_problems(jobfile, columns, plan.item_bytes):
+            raise JobError(problems)
+    return plan
 
 
 def _in_eras(plan: Plan, eras: Sequence[Era], tables: Sequence[Table]) -> Plan:

@@ -16,6 +16,7 @@ from parse_mpi.methods.base import SliceSpec
 from parse_mpi.topology.slice_graph import SliceGraph
 
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+LARGEST_MAPS = 1 << 26  # bytes of restriction maps of one agent: they are kept, copied into checkpoints, and written
 D2_LOWEST = -1 / 3 + 1e-6  # rings of an even number of agents have -1/3, give or take rounding
 
 
@@ -91,6 +92,29 @@ def optimiser_problems(
         )
         for name, value in lowest.items()
         if value <= D2_LOWEST
+    ]
+
+
+def coupling_problems(jobfile: JobFile, slices: Sequence[SliceSpec], graphs: Mapping[str, SliceGraph]) -> list[Problem]:
+    """Both ends of a link need to hear each other."""
+    tied = [graphs[spec.coupling.graph] for spec in slices if spec.coupling]
+    if not any(graph.directed for graph in tied):
+        return []
+    what = f"{jobfile.job.method.name} ties the two ends of a link, and {jobfile.job.topology.kind} is directed"
+    return [Problem(jobfile.where("topology"), what, "choose an undirected kind")]
+
+
+def map_problems(jobfile: JobFile, columns: Mapping[str, int], item_bytes: int) -> list[Problem]:
+    """columns: of the restriction maps that an agent keeps, by slice."""
+    large = {name: count * item_bytes for name, count in columns.items() if count * item_bytes > LARGEST_MAPS}
+    return [
+        Problem(
+            jobfile.where("method"),
+            f"an agent would keep {size_bytes / 1e6:,.0f} MB of maps of {name}, one for each neighbour it may have; "
+            f"{LARGEST_MAPS / 1e6:,.0f} MB are the limit",
+            "use a topology with fewer neighbours, a smaller edge_width or a smaller head",
+        )
+        for name, size_bytes in large.items()
     ]
 
 

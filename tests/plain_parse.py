@@ -15,10 +15,10 @@ from parse_mpi.data.sampler import Sampler
 from parse_mpi.seeding import stream
 
 
-def largest_difference(tmp_path, changes, rounds):
-    """Of a slice after some rounds, relative Frobenius norm between parse_mpi and the reference."""
+def largest_difference(tmp_path, changes, rounds, reference=None):
+    """Of a slice after some rounds, relative Frobenius norm between parse_mpi and the reference, PARSE's by default."""
     trainer, plan, dataset = make_trainer(tmp_path, changes)
-    plain = PlainParse(plan, dataset)
+    plain = (reference or PlainParse)(plan, dataset)
     for k in range(rounds):
         trainer.enter_era(k)
         losses, _ = trainer.train_round(k)
@@ -78,7 +78,7 @@ class PlainParse:
     def _groups(self, network):
         """Logits of adaptive widths take plain steps of a length of their own."""
         groups = [{"params": [p for name, p in network.named_parameters() if not name.startswith("widths.")]}]
-        if logits := list(network.widths.parameters()):
+        if logits := [p for name, p in network.named_parameters() if name.startswith("widths.")]:
             rate = self.job.method.slices.adapt.rate
             groups.append({"params": logits, "lr": rate, "momentum": 0.0, "weight_decay": 0.0})
         return groups
@@ -128,18 +128,24 @@ class PlainParse:
         index = self.plan.samples[agent.id][position[0][mask[0]]]
         network, optimiser = self.networks[agent.id], self.optimisers[agent.id]
         y = self._labels(agent)[position[0][mask[0]]]
-        out = network({m: self.inputs[m][index] for m in agent.modalities})
-        classification = self._classification(out, y)
-        loss = classification
-        if len(agent.modalities) > 1:
-            alignment = self._alignment(network, out.z)
-            loss = loss + self._weight(agent, step, classification, alignment) * alignment
-            if out.width_logits and (y >= 0).any():
-                loss = loss + self._distance_of_widths(out, y)
+        loss = self._loss(agent, step, network({m: self.inputs[m][index] for m in agent.modalities}), y)
         optimiser.zero_grad()
         loss.backward()
+        self._before_step(agent)
         optimiser.step()
         return float(loss.detach())
+
+    def _loss(self, agent, step, out, y):
+        """What an agent minimises in a step; out: of its network for the batch."""
+        classification = self._classification(out, y)
+        if len(agent.modalities) == 1:
+            return classification
+        alignment = self._alignment(self.networks[agent.id], out.z)
+        loss = classification + self._weight(agent, step, classification, alignment) * alignment
+        return loss + self._distance_of_widths(out, y) if out.width_logits and (y >= 0).any() else loss
+
+    def _before_step(self, agent):
+        """For methods that do something about the gradients of an agent."""
 
     def _labels(self, agent):
         """Of an agent's samples, -1 where it does not know them."""

@@ -68,15 +68,18 @@ class Engine(ABC):
         self.units = [self._unit(slices, group) for group in self._groups()]
 
     def gradients(
-        self, samples: AgentSamples, position: Tensor, mask: Tensor, weights: Tensor, poll: Callable[[], None]
+        self, samples: AgentSamples, position: Tensor, mask: Tensor, weights: Tensor | None, poll: Callable[[], None]
     ) -> Tensor:
-        """One backward pass for every agent into the gradient rows; returns loss terms [A, T], detached.
+        """One backward pass for every agent that learns into the gradient rows; loss terms [A, T], detached, else nan.
 
-        position int64 [A, B] and mask bool [A, B]: the batch of each local agent. weights [A]: of its alignment term.
+        position int64 [A, B] and mask bool [A, B]: the batch of each local agent. weights [A]: of its alignment term;
+        None: without that term.
         poll: called after each unit, for whatever has to go on meanwhile.
         """
-        losses = torch.empty(len(self.agents), len(LOSS_TERMS), dtype=self.dtype, device=self.device)
+        losses = torch.full((len(self.agents), len(LOSS_TERMS)), torch.nan, dtype=self.dtype, device=self.device)
         for unit in self.units:
+            if not self.plan.method.learns(unit.modalities):
+                continue
             terms = self._losses(unit, samples, position, mask, weights)
             torch.autograd.backward(terms[..., 0].sum())
             losses[unit.index] = terms.detach()
@@ -108,12 +111,19 @@ class Engine(ABC):
         output = self._forward(unit, x, shared)
         return self.plan.method.predictions(output, unit.modalities)
 
-    def _losses(self, unit: Unit, samples: AgentSamples, position: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    @torch.no_grad()
+    def latent(self, unit: Unit, x: dict[str, Tensor], shared: bool) -> Tensor | None:
+        """What ought to be alike across the unit's modalities, [(A,) M, n, d], of samples as for `predict`."""
+        return self.plan.method.shared_latent(self._forward(unit, x, shared))
+
+    def _losses(
+        self, unit: Unit, samples: AgentSamples, position: Tensor, mask: Tensor, weights: Tensor | None
+    ) -> Tensor:
         """Loss terms [(A,) T] of a unit's agents on their batches."""
         p, m = self._batch(position[unit.index], mask[unit.index])
         x, y = samples.gather(unit.index, unit.modalities, p)
         output = self._forward(unit, x, shared=False)
-        weight = weights[unit.index] if unit.aligns else None
+        weight = weights[unit.index] if unit.aligns and weights is not None else None
         return self.plan.method.loss(output, y, m.to(self.dtype), weight)
 
     @abstractmethod

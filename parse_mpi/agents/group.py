@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parse_mpi.agents.alignment import AlignmentWeights
+from parse_mpi.agents.balance import Balanced, TrainingBalance
 from parse_mpi.agents.engines import LoopEngine, StackedEngine
 from parse_mpi.agents.optimisers import guarded_step, slice_optimisers
-from parse_mpi.agents.rows import SliceRows
+from parse_mpi.agents.personal import PersonalAggregation, weight_state
+from parse_mpi.agents.rows import MAPS, SliceRows
 from parse_mpi.agents.samples import AgentSamples
-from parse_mpi.data.sampler import make_sampler
+from parse_mpi.data.sampler import LabelledSampler, make_sampler
+from parse_mpi.methods.base import SliceSpec
 from parse_mpi.model.widths import widths_of
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
@@ -53,6 +56,11 @@ class AgentGroup:
             (self.optimisers[name], rows, torch.tensor([index_of[i] for i in rows.agents.tolist()], device=device))
             for name, rows in self.slices.items()
         ]
+        resting = [not plan.method.learns(agent.modalities) for agent in self.agents]
+        self.resting = torch.tensor(resting, dtype=torch.bool, device=device)
+        self.personal = self._make_personal()
+        balanced = [(made, rows, agent) for made, rows, agent in self._guarded if isinstance(made, Balanced)]
+        self.balance = TrainingBalance(balanced, len(self.agents), getattr(torch, plan.job.dtype), device)
         self.steps = 0
 
     def local_steps(self, poll: Callable[[], None]) -> tuple[Tensor, Tensor]:
@@ -69,6 +77,22 @@ class AgentGroup:
         """The work of a round's local steps without its effect: gradients are computed and dropped."""
         for _ in range(self.plan.job.train.local_steps):
             self._gradients(self.steps, poll)
+
+    def before_send(self) -> None:
+        """Before the rows of a round travel."""
+        for name, rows in self.slices.items():
+            self.optimisers[name].before_send(rows)
+
+    def before_mix(self) -> None:
+        """After the local steps of a round, before its rows are mixed."""
+        self.balance.measure()
+        if self.personal:
+            self.personal.hold()
+
+    def personalise(self) -> None:
+        """Where agents take only a part of what mixing made of their rows: learn which, and take it."""
+        if self.personal:
+            self.personal.take(self.steps // self.plan.job.train.local_steps - 1, self._classification_gradients)
 
     def after_mix(self) -> None:
         """After the rows of a round are mixed."""
@@ -94,25 +118,32 @@ class AgentGroup:
         """One optimiser step of every agent; returns loss terms [A, T] and finite bool [A].
 
         An agent whose loss or gradient is not finite keeps its parameters and optimiser state (design: a bad row is
-        never sent or saved).
+        never sent or saved), and so does one that does not learn, whose loss terms are nan.
         """
         round_index, step = divmod(self.steps, self.plan.job.train.local_steps)
         if step == 0 and self.alignment.measures(round_index):
             position, mask = self._batch(self.steps)
             self.alignment.observe(self.engine.gradient_norms(self.samples, position, mask))
         losses = self._gradients(self.steps, poll)
-        finite = torch.isfinite(losses).all(1)
-        guarded_step(self._guarded, finite)
+        finite = torch.isfinite(losses).all(1) | self.resting
+        guarded_step(self._guarded, finite, self.resting)
         self.steps += 1
         return losses, finite
 
     def _gradients(self, step: int, poll: Callable[[], None]) -> Tensor:
         """Fill the gradient rows for the batch of a step; loss terms [A, T]."""
-        position, mask = self._batch(step)
+        self._forget_gradients()
+        weights = self.alignment.current(step // self.plan.job.train.local_steps)
+        return self.engine.gradients(self.samples, *self._batch(step), weights, poll)
+
+    def _classification_gradients(self, position: Tensor, mask: Tensor) -> Tensor:
+        """The same without the alignment term for batches [A, B] of its own, on the device; losses [A]."""
+        self._forget_gradients()
+        return self.engine.gradients(self.samples, position, mask, None, lambda: None)[:, 0]
+
+    def _forget_gradients(self) -> None:
         for rows in self.slices.values():
             rows.gradients.zero_()
-        weights = self.alignment.current(step // self.plan.job.train.local_steps)
-        return self.engine.gradients(self.samples, position, mask, weights, poll)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Positions int64 [A, B] and mask bool [A, B] of a step, on the device."""
@@ -120,14 +151,18 @@ class AgentGroup:
         return position, mask
 
     def take_over(self, old: AgentGroup) -> None:
-        """Go on where the group of the era before stopped: rows and optimiser state of every slice still held."""
+        """Go on where the group of the era before stopped: rows and optimiser state of every slice still held.
+
+        What an optimiser remembers in the new era alone begins at zero.
+        """
         self.steps = old.steps
         for name, rows in self.slices.items():
             if name in old.slices:
-                before = old.slices[name]
+                before, known = old.slices[name], old.slices[name].matrices()
                 _, mine, theirs = np.intersect1d(rows.agents, before.agents, return_indices=True)
                 for key, matrix in rows.matrices().items():
-                    matrix[torch.from_numpy(mine)] = before.matrices()[key][torch.from_numpy(theirs)]
+                    if key in known and key != MAPS:
+                        matrix[torch.from_numpy(mine)] = known[key][torch.from_numpy(theirs)]
         _, mine, theirs = np.intersect1d(self.ids, old.ids, return_indices=True)
         for key, values in self.alignment.state.items():
             values[torch.from_numpy(mine)] = old.alignment.state[key][torch.from_numpy(theirs)]
@@ -146,11 +181,28 @@ class AgentGroup:
                     ghosts.get(spec.name, 0),
                     dtype,
                     self.device,
-                    copies=self.plan.copies,
+                    copies=self.plan.copies(spec.name),
+                    lasting=not spec.camps,
                     apart=self.plan.job.train.order == "consensus",
-                    state=self.optimisers[spec.name].state(self.plan.layouts[spec.name].width),
+                    state=self._state(spec),
                 )
         return slices
+
+    def _state(self, spec: SliceSpec) -> dict[str, int]:
+        """What rows of a slice remember beside their parameters: columns by name."""
+        width, columns = self.plan.layouts[spec.name].width, self.plan.map_columns(spec.name)
+        maps = {MAPS: columns} if columns else {}
+        return self.optimisers[spec.name].state(width) | weight_state(self.plan.method, spec, width) | maps
+
+    def _make_personal(self) -> PersonalAggregation | None:
+        """What agents take of means, where they do not take all of it."""
+        held = {spec.name for spec in self.plan.slices if spec.personal}
+        slices = [(rows, agent) for _, rows, agent in self._guarded if rows.name in held]
+        if not slices:
+            return None
+        labels = self.samples.y.cpu().numpy()
+        sampler = LabelledSampler(self.plan.job, labels, self.plan.sizes()[self.ids], self.ids)
+        return PersonalAggregation(self.plan.method.weights, slices, sampler)
 
     def _fill_initial_values(self) -> None:
         alike: dict[object, list[Agent]] = {}

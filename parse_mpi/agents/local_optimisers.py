@@ -14,7 +14,10 @@ from parse_mpi.job import AdamWOptimiser, SgdOptimiser
 
 
 class RowOptimiser(ABC):
-    """Updates all rows of a slice at once. A round calls before_round, `step` H times, mixing, after_mix."""
+    """Updates all rows of a slice at once. A round calls before_round, `step` H times, before_send, mixing, after_mix.
+
+    With order: consensus, whose rows travel from the start, before_send comes first.
+    """
 
     scratch = 0  # matrices as wide as the rows that it keeps from the start of a round to its end, beside its state
 
@@ -28,6 +31,9 @@ class RowOptimiser(ABC):
     @abstractmethod
     def step(self, rows: SliceRows) -> None:
         """One local step of all rows of a slice, from their gradients, which are spoilt by it."""
+
+    def before_send(self, rows: SliceRows) -> None:  # noqa: B027
+        """Make ready what of a slice is to travel."""
 
     def after_mix(self, rows: SliceRows) -> None:  # noqa: B027 (nor here)
         """Finish the round of a slice, once its rows are mixed."""
@@ -43,6 +49,42 @@ class Rest(RowOptimiser):
 
     def step(self, rows: SliceRows) -> None:
         pass
+
+
+class Wrapper(RowOptimiser):
+    """Another optimiser with something beside it; a subclass adds to what it needs to."""
+
+    def __init__(self, base: RowOptimiser):
+        self.base = base
+        self.scratch = base.scratch
+
+    def state(self, width: int) -> dict[str, int]:
+        return self.base.state(width)
+
+    def before_round(self, rows: SliceRows) -> None:
+        self.base.before_round(rows)
+
+    def step(self, rows: SliceRows) -> None:
+        self.base.step(rows)
+
+    def before_send(self, rows: SliceRows) -> None:
+        self.base.before_send(rows)
+
+    def after_mix(self, rows: SliceRows) -> None:
+        self.base.after_mix(rows)
+
+
+class Anchored(Wrapper):
+    """Another optimiser, beside which every row remembers where it was before its first step."""
+
+    def state(self, width: int) -> dict[str, int]:
+        return {**super().state(width), "reference": width}
+
+    def before_round(self, rows: SliceRows) -> None:
+        reference = rows.state["reference"]
+        new = ~reference.any(1)
+        reference[new] = rows.local[new]
+        super().before_round(rows)
 
 
 @dataclass(frozen=True)

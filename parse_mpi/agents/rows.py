@@ -1,7 +1,7 @@
 """Slice rows: all agents of a rank that hold a slice, as one matrix with a row per agent.
 
 Shapes: A agents of this rank that hold the slice, G ghost rows (copies of remote neighbours), P parameters, T columns
-that travel: P, or 2 P where an optimiser has neighbours average a second matrix beside the parameters.
+that travel: P, or a multiple where neighbours average other matrices beside the parameters.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from parse_mpi.methods.layout import SliceLayout
 
+MAPS = "maps"  # state of restriction maps, a block of columns by neighbour: its exchange takes it over into an era
+
 
 class SliceRows:
     """One slice on one rank.
 
     mixed [A, T]: the live rows, which neighbours average. Their first P columns are `local`, which networks view; the
-    others are `tracker`, an estimate that an optimiser has averaged beside them [A, P or 0].
+    others are `tracker`, what an optimiser has averaged beside them [A, T - P]: an estimate that outlives the round
+    (`lasting`), or updates, which do not.
     source [A + G, T]: what a round's sums read, with the ghost rows of the round behind. It is the memory of `mixed`
     itself, or (`apart`) a copy that `hold` takes at the start of the round, so that rows can travel while agents learn.
     change [A, T]: scratch for the sums. Its first P columns are `gradients`, which backward accumulates into.
@@ -39,6 +42,7 @@ class SliceRows:
         device: torch.device,
         *,
         copies: int = 1,
+        lasting: bool = True,
         apart: bool = False,
         state: Mapping[str, int] | None = None,
     ):
@@ -46,6 +50,7 @@ class SliceRows:
         self.layout = layout
         self.agents: NDArray[np.int64] = np.asarray(agents, np.int64)
         count, travelling = len(self.agents), copies * layout.width
+        self.lasting = lasting
         self.apart = apart
         self.source = torch.zeros(count + ghosts, travelling, dtype=dtype, device=device)
         self.mixed = torch.zeros_like(self.source[:count]) if apart else self.source[:count]
@@ -81,5 +86,5 @@ class SliceRows:
 
     def matrices(self) -> dict[str, Tensor]:
         """Everything that belongs to the agents and outlives a round, by name: parameters and optimiser state."""
-        tracker = {"tracker": self.tracker} if self.tracker.shape[1] else {}
+        tracker = {"tracker": self.tracker} if self.lasting and self.tracker.shape[1] else {}
         return {"parameters": self.local, **tracker, **self.state}

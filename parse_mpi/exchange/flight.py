@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from parse_mpi.agents.rows import SliceRows
 from parse_mpi.exchange.lanes import Lane
 from parse_mpi.exchange.mixing import DeviceRoute
-from parse_mpi.exchange.routing import Route
+from parse_mpi.exchange.routing import Index, Route
 
 
 class Flight:
@@ -85,6 +86,34 @@ class Flight:
         return torch.empty(rows, self.lane.width, dtype=self.dtype, pin_memory=pinned)
 
 
+class Counts(Protocol):
+    """How many rows go to which ranks, and come from which; ranks ascend."""
+
+    @property
+    def send_to(self) -> Index: ...
+
+    @property
+    def send_counts(self) -> Index: ...
+
+    @property
+    def receive_from(self) -> Index: ...
+
+    @property
+    def receive_counts(self) -> Index: ...
+
+
+class Parcel(Protocol):
+    """What can cross ranks: rows of one size."""
+
+    row_bytes: int
+
+    @property
+    def route(self) -> Counts: ...
+
+    def pack(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows to send, rank after rank, and the place of those to receive."""
+
+
 class Transport:
     """How lanes cross ranks on one graph: a neighbourhood collective per phase of the graph, or pairs of messages."""
 
@@ -105,13 +134,13 @@ class Transport:
             ]
         self._row_types: dict[int, MPI.Datatype] = {}
 
-    def post(self, flight: Flight, round_index: int) -> list[MPI.Request]:
-        """Pack the rows of a flight and post their exchange."""
-        send, receive = flight.pack()
-        row = self._row_type(flight.row_bytes)
+    def post(self, parcel: Parcel, round_index: int) -> list[MPI.Request]:
+        """Pack the rows of a parcel and post their exchange."""
+        send, receive = parcel.pack()
+        row = self._row_type(parcel.row_bytes)
         if self.comms:
-            return [self._post_collective(round_index % len(self.comms), flight.route, send, receive, row)]
-        return self._post_pairs(flight.route, send, receive, row)
+            return [self._post_collective(round_index % len(self.comms), parcel.route, send, receive, row)]
+        return self._post_pairs(parcel.route, send, receive, row)
 
     def free(self) -> None:
         """Give back communicators and data types."""
@@ -121,7 +150,7 @@ class Transport:
             row.Free()
 
     def _post_collective(
-        self, phase: int, route: Route, send: np.ndarray, receive: np.ndarray, row: MPI.Datatype
+        self, phase: int, route: Counts, send: np.ndarray, receive: np.ndarray, row: MPI.Datatype
     ) -> MPI.Request:
         sources, destinations = self.phases[phase]
         incoming = _aligned(sources, route.receive_from, route.receive_counts)
@@ -130,7 +159,7 @@ class Transport:
             [send, (outgoing, _starts(outgoing)), row], [receive, (incoming, _starts(incoming)), row]
         )
 
-    def _post_pairs(self, route: Route, send: np.ndarray, receive: np.ndarray, row: MPI.Datatype) -> list[MPI.Request]:
+    def _post_pairs(self, route: Counts, send: np.ndarray, receive: np.ndarray, row: MPI.Datatype) -> list[MPI.Request]:
         requests = []
         for buffer, peers, counts, call in (
             (receive, route.receive_from, route.receive_counts, self.world.Irecv),

@@ -7,7 +7,7 @@ the rows that travel are apart from the live ones (order: consensus), and work o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -29,6 +29,29 @@ class Schedule(Protocol):
     def lanes(self, round_index: int) -> list[Lane]: ...
 
     def waiting(self, round_index: int) -> dict[str, int]: ...
+
+
+class Exchange(Protocol):
+    """What a round asks of the exchange of one graph, in this order; the counts are those of the last round."""
+
+    @property
+    def requests(self) -> Sequence[MPI.Request]: ...
+
+    def start(self, round_index: int) -> None: ...
+
+    def mix_interior(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def mix_boundary(self) -> None: ...
+
+    def sent_bytes(self) -> dict[str, Counter[int]]: ...
+
+    def payload_bytes(self) -> dict[str, int]: ...
+
+    def waiting_bytes(self, round_index: int) -> dict[str, int]: ...
+
+    def free(self) -> None: ...
 
 
 class GraphExchange:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from mpi4py import MPI
 
 from parse_mpi.errors import LaunchError
-from parse_mpi.exchange.neighbourhood import GraphExchange
+from parse_mpi.exchange.neighbourhood import Exchange
 from parse_mpi.exchange.world import World
 
 MODES = ("thread", "poll", "none")
@@ -39,7 +39,7 @@ class Progress:
         self._requests: list[MPI.Request] = []
 
     @contextmanager
-    def during(self, exchanges: Sequence[GraphExchange]) -> Iterator[None]:
+    def during(self, exchanges: Sequence[Exchange]) -> Iterator[None]:
         """Work inside runs while rows travel; afterwards they may or may not have arrived.
 
         arrived_s: `time.perf_counter()` at which they were first seen to have arrived, 0.0 if they were not yet.
@@ -82,7 +82,7 @@ def possible_modes() -> list[str]:
 
 
 def fastest_mode(
-    world: World, exchanges: Sequence[GraphExchange], work: Callable[[Callable[[], None]], None]
+    world: World, exchanges: Sequence[Exchange], work: Callable[[Callable[[], None]], None]
 ) -> tuple[str, dict[str, float]]:
     """The fastest mode for exchanges beside `work(poll)`, and the seconds that each mode took.
 
@@ -94,9 +94,7 @@ def fastest_mode(
     return min(modes, key=seconds.__getitem__), seconds
 
 
-def _trial(
-    world: World, mode: str, exchanges: Sequence[GraphExchange], work: Callable[[Callable[[], None]], None]
-) -> float:
+def _trial(world: World, mode: str, exchanges: Sequence[Exchange], work: Callable[[Callable[[], None]], None]) -> float:
     progress = Progress(mode)
     world.barrier()
     start = time.perf_counter()

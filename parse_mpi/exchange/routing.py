@@ -118,9 +118,13 @@ def rank_neighbours(links: Index, rank_of: Index, rank: int) -> tuple[Index, Ind
 def ghost_bound(graph: SliceGraph, rank_of: Index, rank: int) -> int:
     """The most ghost rows that any round can need on this rank.
 
-    A matching brings at most one remote neighbour per local agent; otherwise every remote neighbour may come.
+    A matching brings at most one remote neighbour per local agent; otherwise every remote neighbour may come. Where
+    clusters are found in mid-run, everybody in an agent's group may become its neighbour.
     """
-    if graph.spec.kind == "random-gossip":
+    if graph.clusters > 1:
+        here = [rank_of[np.asarray(group)] == rank for group in graph.groups]
+        return sum(int((~local).sum()) for local in here if local.any())
+    if graph.spec.kind == "random-gossip" and graph.weights is None:
         local = int((rank_of[np.asarray(graph.agents)] == rank).sum())
         return min(local, len(graph.agents) - local)
     return max(_remote_senders(links, rank_of, rank) for links in phase_links(graph))

@@ -12,10 +12,13 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from parse_mpi.job.agents import AgentKind
 from parse_mpi.job.base import Section
-from parse_mpi.job.baselines import CentralisedMethod, DsgdMethod, Method
+from parse_mpi.job.baselines import CentralisedMethod, DsgdMethod, Method, MonolithicMethod, SheafMethod
 from parse_mpi.job.data import Data, DigitsSource, Hdf5Source, Partition, PidSource, PidSourceKey, PoorSensor, Stream
+from parse_mpi.job.dmml import DmmlKdMethod
 from parse_mpi.job.encoder import Conv1dEncoder, Conv2dEncoder, Encoder, EncoderByShape, MlpEncoder, OwnEncoder
 from parse_mpi.job.events import Event, LinkEvent
+from parse_mpi.job.fedepa import FedepaMethod, LearntWeights
+from parse_mpi.job.harmony import HarmonyMethod
 from parse_mpi.job.method import Learner, LocalMethod, Network, ParseMethod, Sharing
 from parse_mpi.job.topology import GRAPH_KINDS, Topology
 from parse_mpi.job.train import (
@@ -44,19 +47,24 @@ __all__ = [
     "D2Optimiser",
     "Data",
     "DigitsSource",
+    "DmmlKdMethod",
     "DsgdMethod",
     "Encoder",
     "EncoderByShape",
     "Evaluate",
     "Event",
     "Exchange",
+    "FedepaMethod",
     "GradientTrackingOptimiser",
+    "HarmonyMethod",
     "Hdf5Source",
     "Job",
     "Learner",
+    "LearntWeights",
     "LocalMethod",
     "Method",
     "MlpEncoder",
+    "MonolithicMethod",
     "Network",
     "Optimiser",
     "OwnEncoder",
@@ -68,6 +76,7 @@ __all__ = [
     "QuasiGlobalOptimiser",
     "SgdOptimiser",
     "Sharing",
+    "SheafMethod",
     "SliceWidths",
     "Stream",
     "Topology",
@@ -123,10 +132,57 @@ class Job(Section):
 
     @field_validator("train")
     @classmethod
+    def _newcomers_need_somebody_to_learn_from(cls, train: Train, others: ValidationInfo) -> Train:
+        method = others.data.get("method")
+        if isinstance(method, HarmonyMethod) and (late := method.too_late(others.data.get("events", ()), train.rounds)):
+            raise ValueError(
+                f"after round {late[0].round} somebody would {late[0].kind}, but harmony's encoders travel only up to "
+                f"round {method.second_stage(train.rounds)}; let it happen earlier, or raise method.first_stage"
+            )
+        return train
+
+    @field_validator("train")
+    @classmethod
     def _some_optimisers_need_one_population(cls, train: Train, others: ValidationInfo) -> Train:
         if train.optimiser.needs_everything and others.data.get("events"):
             raise ValueError(f"{train.optimiser.name} needs the same agents and links in all rounds; leave events out")
         return train
+
+    @field_validator("train")
+    @classmethod
+    def _some_optimisers_need_every_step(cls, train: Train, others: ValidationInfo) -> Train:
+        method = others.data.get("method")
+        if train.optimiser.needs_everything and isinstance(method, DmmlKdMethod) and method.balance is not None:
+            raise ValueError(
+                f"{train.optimiser.name} needs a step of every slice in every round, and method.balance leaves some out"
+            )
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _some_methods_fit_into_some_rounds(cls, train: Train, others: ValidationInfo) -> Train:
+        method = others.data.get("method")
+        if method is None:
+            return train
+        if train.order not in method.orders:
+            raise ValueError(f"{method.name} as it is set here needs train.order: {method.orders[0]}")
+        if train.optimiser.needs_everything and not method.only_averages:
+            raise ValueError(
+                f"{train.optimiser.name} needs neighbours who do nothing but average rows, and {method.name} as it is "
+                "set here does more; choose another optimiser"
+            )
+        return train
+
+    @field_validator("exchange")
+    @classmethod
+    def _some_methods_need_whole_rows(cls, exchange: Exchange, others: ValidationInfo) -> Exchange:
+        method = others.data.get("method")
+        if exchange.budget_bytes_per_link and method is not None and not method.only_averages:
+            raise ValueError(
+                f"{method.name} as it is set here does more than average columns, which a budget could put off; leave "
+                "budget_bytes_per_link out"
+            )
+        return exchange
 
     @field_validator("exchange")
     @classmethod

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from parse_mpi.job.base import Weight
+from parse_mpi.job.dmml import DmmlKdMethod
+from parse_mpi.job.fedepa import FedepaMethod
+from parse_mpi.job.harmony import HarmonyMethod
 from parse_mpi.job.method import Learner, LocalMethod, ParseMethod, Sharing
 
 # What belongs to the heads of slices, and has no meaning for a single head.
@@ -48,4 +51,55 @@ class CentralisedMethod(DsgdMethod):
     aggregate: Literal["exact"] = "exact"
 
 
-Method = Annotated[ParseMethod | LocalMethod | DsgdMethod | CentralisedMethod, Field(discriminator="name")]
+class MonolithicMethod(Learner):
+    """One shared embedding: a stem for each modality, and one trunk and head for everybody behind them (method.md 2).
+
+    surgery: pcgrad takes the updates of unimodal and of multimodal agents out of each other's way where they conflict.
+    """
+
+    name: Literal["monolithic"]
+    surgery: Literal["none", "pcgrad"] = "none"
+
+    @property
+    def only_averages(self) -> bool:
+        """Surgery adds updates that are more than averages."""
+        return self.surgery == "none"
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """Surgery needs the updates before anything travels."""
+        return super().orders if self.surgery == "none" else ("adapt-then-combine",)
+
+
+class SheafMethod(Learner):
+    """Sheaf-DMFL (arXiv 2506.22374): shared encoders, and heads of different sizes tied together (method.md 2).
+
+    edge_width: numbers that restriction maps turn a head into, for each neighbour. coupling, map_rate: lengths of the
+    steps, of heads and of maps, that close the gaps between neighbours.
+    """
+
+    name: Literal["sheaf-dmfl"]
+    fusion: Literal["concat", "attention"] = "concat"
+    label_head: Literal["linear", "mlp"] = "linear"
+    edge_width: Annotated[int, Field(ge=1, le=4096)] = 16
+    coupling: Weight = 0.1
+    map_rate: Weight = 0.01
+
+    @property
+    def only_averages(self) -> bool:
+        """Maps pull heads somewhere else than to a mean."""
+        return False
+
+
+Method = Annotated[
+    ParseMethod
+    | LocalMethod
+    | DsgdMethod
+    | CentralisedMethod
+    | MonolithicMethod
+    | FedepaMethod
+    | HarmonyMethod
+    | SheafMethod
+    | DmmlKdMethod,
+    Field(discriminator="name"),
+]

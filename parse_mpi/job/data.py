@@ -50,10 +50,12 @@ class Hdf5Source(Section):
     """A file of the layout in docs/file-formats.md; a relative path is relative to the job file.
 
     reading: the whole file into memory, or each sample when it is needed; auto decides by the memory that is free.
+    split: the file's own, or one that the job's seed draws inside every class, in the same proportions.
     """
 
     hdf5: str
     reading: Literal["auto", "memory", "lazy"] = "auto"
+    split: Literal["file", "fresh"] = "file"
 
 
 class PidSourceKey(Section):

@@ -24,6 +24,16 @@ class Learner(Section):
     init: Literal["common", "per-agent"] = "common"
     aggregate: Literal["gossip", "exact"] = "gossip"
 
+    @property
+    def only_averages(self) -> bool:
+        """Whether all that mixing does to a row is to average it, column by column."""
+        return True
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """Which of train.order it fits into."""
+        return ("adapt-then-combine", "consensus")
+
     def stages(self, rounds: int) -> dict[int, str]:
         """Rounds after which a run of so many goes on in another way, and what begins then, in words."""
         return {}

@@ -138,7 +138,19 @@ class Train(Section):
 
 
 class Evaluate(Section):
+    """test: false leaves the test split out of everything, so that choices made by a run can't have seen it.
+
+    predictions: whether the class that every agent predicts for every sample is kept at the end of the run.
+    """
+
     every: Count = 20
+    test: bool = True
+    predictions: bool = True
+
+    @property
+    def told(self) -> str:
+        """The split whose accuracy a person is told while the run goes on."""
+        return "test" if self.test else "validation"
 
 
 class Checkpoint(Section):

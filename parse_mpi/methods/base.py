@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from parse_mpi.job import Learner
+from parse_mpi.job import Learner, LearntWeights
+from parse_mpi.job.dmml import Balance
 from parse_mpi.job.method import BetaSchedule, ConstantBeta, Scope
 from parse_mpi.population import Agent
 
@@ -25,6 +26,22 @@ LOSS_TERMS = ("total", "ensemble", "heads", "contrastive")
 
 
 @dataclass(frozen=True)
+class Coupling:
+    """Ties slices of different sizes together, by maps from each of them to so many numbers (exchange/sheaf.py).
+
+    among: agents that each hold one such slice, ascending. graph: the name of the graph among them.
+    width: numbers that travel over a link. rate: length of the step that closes the gap by moving the slice; map_rate:
+    of the one that moves the map.
+    """
+
+    among: tuple[int, ...]
+    graph: str
+    width: int
+    rate: float
+    map_rate: float
+
+
+@dataclass(frozen=True)
 class SliceSpec:
     """A named block of parameters, who holds it and among whom it mixes (method.md 1.4).
 
@@ -35,6 +52,15 @@ class SliceSpec:
     every: it mixes in every round whose number, counted from 1, this divides.
     rate: it takes plain gradient steps of this length, whatever the job's optimiser is; None: it takes that one's.
     pace: factor on the learning rate of the job's optimiser; 0: it is not trained.
+    anchored: the row as it was when the method's stage began is remembered beside it, as its state `reference`.
+    clusters: above 1, holders whose anchored slices have turned alike mix among themselves alone, in up to so many
+    clusters inside each group, found anew in every round in which the slice mixes (exchange/clustered.py); so do all
+    slices with these groups.
+    personal: an agent takes of its neighbours' mean what the method's weights say, and not the whole of it.
+    camps: two sets of holders whose updates travel apart and are reconciled where they conflict (agents/surgery.py);
+    empty: all holders are alike.
+    balance: agents leave out steps of those of their balanced slices that change faster than the others.
+    coupling: ties it to what other agents hold in its place.
     """
 
     name: str
@@ -46,6 +72,12 @@ class SliceSpec:
     every: int = 1
     rate: float | None = None
     pace: float = 1.0
+    anchored: bool = False
+    clusters: int = 1
+    personal: bool = False
+    camps: tuple[tuple[int, ...], ...] = ()
+    balance: Balance | None = None
+    coupling: Coupling | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +118,11 @@ class Method(ABC):
         """How the weight of the alignment term goes over the rounds."""
         return ConstantBeta(kind="constant")
 
+    @property
+    def weights(self) -> LearntWeights | float:
+        """What an agent takes of its neighbours' mean of slices that are `personal`."""
+        return 1.0
+
     def alignment_weight(self, kind: tuple[str, ...], agents: Sequence[Agent]) -> float:
         """The factor in front of the alignment term for agents that hold `kind`, before the schedule."""
         return 0.0
@@ -96,6 +133,10 @@ class Method(ABC):
 
         y < 0: the sample has no label. mask [..., B]: 0 for padding. alignment_weight [...]; None: nothing to align.
         """
+
+    def learns(self, kind: tuple[str, ...]) -> bool:
+        """Whether agents that hold `kind` take gradient steps; the slices of others change by mixing alone."""
+        return True
 
     def after_mix(self, rows: Mapping[str, Tensor], done: int) -> None:  # noqa: B027 (most have nothing to do here)
         """Change mixed rows [A, P], given by slice name, after `done` rounds; row by row, or agents would meet."""
@@ -109,7 +150,7 @@ class Method(ABC):
         return None
 
     def gradient_steps(self, rounds: int, local_steps: int) -> int:
-        """Gradient steps that an agent takes in so many rounds, for comparisons of equal budgets."""
+        """Gradient steps that an agent which learns takes in so many rounds, for comparisons of equal budgets."""
         return rounds * local_steps
 
 

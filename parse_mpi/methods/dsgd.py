@@ -57,39 +57,8 @@ def with_slices(options: DsgdMethod) -> ParseMethod:
     )
 
 
-@dataclass(frozen=True)
-class Dsgd(Method):
-    """Encoders and one head on the fused latent vector."""
-
-    options: DsgdMethod
-
-    def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
-        scope, head_scope = POLICIES[self.options.name]
-        here = [agent for agent in agents if agent.modalities]
-        table = list(encoder_slices(agents, roster or agents, scope))
-        parameters = ("fusion.", "label_head.")
-        if self.options.fusion == "concat":  # the head's shape then belongs to one set of modalities
-            for members in equal_sets(here):
-                kind = members[0].kind
-                table.append(shared(f"label_head[{kind}]", parameters, members, f"agents with {kind}"))
-        else:
-            table.append(scoped(shared("label_head", parameters, here, ALL), head_scope, here))
-        return tuple(spec for spec in table if spec.holders)
-
-    def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
-        """`concat` gives every set of modalities a head of its own width, which only agents with that set can share."""
-        if self.options.fusion != "concat" or POLICIES[self.options.name][1] == "set":
-            return []
-        kinds = dict.fromkeys(agent.kind for agent in agents if agent.modalities)
-        if len({kind.count("+") for kind in kinds}) < 2:
-            return []
-        what = f"{self.options.name} shares one head among {', '.join(kinds)}"
-        return [f"{what}, to which fusion: concat gives different widths: use mean or attention"]
-
-    def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
-        from parse_mpi.model.label_network import LabelNetwork
-
-        return LabelNetwork(agent, shapes, class_count, self.options, seed)
+class OneHead(Method):
+    """What methods with a single head have in common: its logits are the loss and the prediction."""
 
     def loss(self, output: Output, y: Tensor, mask: Tensor, alignment_weight: Tensor | None) -> Tensor:
         import torch
@@ -107,6 +76,34 @@ class Dsgd(Method):
         return output.z["latent"]
 
 
+@dataclass(frozen=True)
+class Dsgd(OneHead):
+    """Encoders and one head on the fused latent vector."""
+
+    options: DsgdMethod
+
+    def slices(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> tuple[SliceSpec, ...]:
+        scope, head_scope = POLICIES[self.options.name]
+        here = [agent for agent in agents if agent.modalities]
+        heads = label_head_slices(here, self.options.fusion, head_scope)
+        return (*encoder_slices(agents, roster or agents, scope), *heads)
+
+    def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
+        """`concat` gives every set of modalities a head of its own width, which only agents with that set can share."""
+        if self.options.fusion != "concat" or POLICIES[self.options.name][1] == "set":
+            return []
+        kinds = dict.fromkeys(agent.kind for agent in agents if agent.modalities)
+        if len({kind.count("+") for kind in kinds}) < 2:
+            return []
+        what = f"{self.options.name} shares one head among {', '.join(kinds)}"
+        return [f"{what}, to which fusion: concat gives different widths: use mean or attention"]
+
+    def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
+        from parse_mpi.model.label_network import LabelNetwork
+
+        return LabelNetwork(agent, shapes, class_count, self.options, seed)
+
+
 def encoder_slices(agents: Sequence[Agent], roster: Sequence[Agent], scope: Scope) -> Iterator[SliceSpec]:
     """Whole encoders, a slice for each family of a modality."""
     for m in sorted({m for agent in agents for m in agent.modalities}):
@@ -115,6 +112,17 @@ def encoder_slices(agents: Sequence[Agent], roster: Sequence[Agent], scope: Scop
             label = m if number == 1 else f"{m}#{number}"
             graph = m if len(found) == 1 else f"{m}#{number}"
             members = [agent for agent in agents if m in agent.modalities and agent.encoder(m) == family]
-            yield scoped(
-                shared(f"encoder[{label}]", (f"encoders.{module_key(m)}.",), members, graph, m), scope, members
-            )
+            encoder = shared(f"encoder[{label}]", (f"encoders.{module_key(m)}.",), members, graph, m)
+            if members:
+                yield scoped(encoder, scope, members)
+
+
+def label_head_slices(here: Sequence[Agent], fusion: str, scope: Scope) -> Iterator[SliceSpec]:
+    """One head with the fusion before it. Behind `concat` its shape, and so the slice, belongs to one set."""
+    parameters = ("fusion.", "label_head.")
+    if fusion != "concat":
+        yield scoped(shared("label_head", parameters, here, ALL), scope, here)
+        return
+    for members in equal_sets(here):
+        kind = members[0].kind
+        yield shared(f"label_head[{kind}]", parameters, members, f"agents with {kind}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,8 @@ from parse_mpi.job import Job
 from parse_mpi.methods.base import ALL, MULTIMODAL, Method, SliceSpec
 from parse_mpi.population import Agent
 from parse_mpi.topology.slice_graph import SliceGraph, slice_graph
+
+Groups = tuple[tuple[int, ...], ...]
 
 
 def slices_and_graphs(
@@ -27,17 +29,28 @@ def slices_and_graphs(
         replace(spec, groups=()) if spec.modality in era.cut_modalities else spec
         for spec in method.at(era.start).slices(era.agents, roster)
     ]
-    by_groups: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    by_groups: dict[Groups, list[str]] = {}
     for spec in table:
         if spec.groups:
             by_groups.setdefault(spec.groups, []).append(spec.graph)
+        if spec.coupling:
+            by_groups.setdefault((spec.coupling.among,), []).append(spec.coupling.graph)
     names = {groups: min(found, key=_plainness) for groups, found in by_groups.items()}
+    clusters = {spec.groups: spec.clusters for spec in table}
     weights = sizes if job.method.aggregate == "exact" else None
     graphs = {
-        name: slice_graph(name, groups, job.topology, job.seed, len(era.agents), era.cut_links, weights)
+        name: slice_graph(
+            name, groups, job.topology, job.seed, len(era.agents), era.cut_links, weights, clusters.get(groups, 1)
+        )
         for groups, name in names.items()
     }
-    return tuple(replace(spec, graph=names.get(spec.groups, "")) for spec in table), graphs
+    return tuple(_named(spec, names) for spec in table), graphs
+
+
+def _named(spec: SliceSpec, names: Mapping[Groups, str]) -> SliceSpec:
+    """The same slice with the names that its graphs have."""
+    coupling = spec.coupling and replace(spec.coupling, graph=names[(spec.coupling.among,)])
+    return replace(spec, graph=names.get(spec.groups, ""), coupling=coupling)
 
 
 def _plainness(name: str) -> tuple[bool, bool, str]:

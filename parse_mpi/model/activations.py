@@ -12,10 +12,10 @@ from parse_mpi.model.shapes import Shape
 
 @torch.no_grad()
 def layer_sizes(network: nn.Module, shapes: Mapping[str, Shape]) -> list[int]:
-    """How many numbers each layer gives for one sample, layers in the order in which they run.
+    """How many numbers each layer gives for one more sample, layers in the order in which they run.
 
-    shapes: modality -> sample shape. The network lies on the CPU and runs once; on the meta device PyTorch would import
-    80 MB for that.
+    shapes: modality -> sample shape. The network lies on the CPU and runs twice, as some layers give the same for any
+    number of samples; on the meta device PyTorch would import 80 MB for that.
     """
     sizes: list[int] = []
 
@@ -24,10 +24,12 @@ def layer_sizes(network: nn.Module, shapes: Mapping[str, Shape]) -> list[int]:
 
     layers = [module for module in network.modules() if not list(module.children())]
     hooks = [layer.register_forward_hook(note) for layer in layers]
-    network({m: torch.zeros(1, *shape) for m, shape in shapes.items()})
+    for count in (1, 2):
+        network({m: torch.zeros(count, *shape) for m, shape in shapes.items()})
     for hook in hooks:
         hook.remove()
-    return sizes
+    runs = len(sizes) // 2
+    return [two - one for one, two in zip(sizes[:runs], sizes[runs:], strict=True)]
 
 
 def _numbers_in(output: object) -> int:

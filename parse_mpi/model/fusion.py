@@ -59,12 +59,15 @@ class AttentionFusion(nn.Module):
 
     def forward(self, z_MBD: Tensor, share_M: Tensor) -> Tensor:
         """[M, B, D] to [B, D]."""
-        token_BMD = z_MBD.transpose(0, 1)
-        query, key, value = (self.attention[name](token_BMD) for name in ("query", "key", "value"))
-        score_BMM = query @ key.transpose(-1, -2) / math.sqrt(token_BMD.shape[-1])
+        query, key, value = (self._mapped(name, z_MBD).transpose(0, 1) for name in ("query", "key", "value"))
+        score_BMM = query @ key.transpose(-1, -2) / math.sqrt(z_MBD.shape[-1])
         seen_BMD = (score_BMM + share_M.log()).softmax(-1) @ value
-        token_BMD = token_BMD + self.attention["output"](seen_BMD)
-        return weighted_mean(token_BMD.transpose(0, 1), share_M)
+        return weighted_mean(z_MBD + self._mapped("output", seen_BMD.transpose(0, 1)), share_M)
+
+    def _mapped(self, name: str, z_MBD: Tensor) -> Tensor:
+        """A map of all vectors as one matrix: for stacked agents torch would otherwise copy it for every sample."""
+        mapped: Tensor = self.attention[name](z_MBD.flatten(0, 1))
+        return mapped.reshape(z_MBD.shape)
 
 
 class ConcatFusion(nn.Module):

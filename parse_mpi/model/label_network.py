@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from parse_mpi.job import DsgdMethod, Learner
+from parse_mpi.job import DmmlKdMethod, DsgdMethod, Learner, SheafMethod
 from parse_mpi.model.fusion import make_fusion
 from parse_mpi.model.initial import fission_encoders, seeded
 from parse_mpi.model.names import module_key
@@ -42,7 +42,12 @@ class LabelNetwork(Encoders):
     """One head on the fused latent vector. Sub-modules: `encoders.<key>`, `fusion`, `label_head`."""
 
     def __init__(
-        self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, options: DsgdMethod, seed: int
+        self,
+        agent: Agent,
+        shapes: Mapping[str, tuple[int, ...]],
+        class_count: int,
+        options: DsgdMethod | SheafMethod | DmmlKdMethod,
+        seed: int,
     ):
         super().__init__(agent, shapes, options, seed)
         widths = options.slices

@@ -30,6 +30,8 @@ class SliceGraph:
     the order of their ids. induced: one graph among agents 0 .. agent_count - 1 is cut down to each group.
     without: undirected links (i, j), i < j, that the drawn graph loses before weights are worked out.
     weights: by agent id; every round then gives each group its exact mean with these weights, whatever the topology.
+    clusters: above 1, members of a group mix in up to so many clusters, each with a graph of its own, and who is in
+    which shows in mid-run; what this graph says is then of groups that are not divided.
     """
 
     name: str
@@ -39,6 +41,7 @@ class SliceGraph:
     agent_count: int
     without: Cut = frozenset()
     weights: NDArray[np.int64] | None = None
+    clusters: int = 1
 
     @cached_property
     def agents(self) -> tuple[int, ...]:
@@ -175,6 +178,7 @@ def slice_graph(
     agent_count: int,
     without: Iterable[tuple[int, int]] = (),
     weights: NDArray[np.int64] | None = None,
+    clusters: int = 1,
 ) -> SliceGraph:
     """The graph called `name` among the holders in `groups`, in any order.
 
@@ -190,4 +194,4 @@ def slice_graph(
     cut = frozenset((min(link), max(link)) for link in without)
     if cut and spec.needs_all_links:
         raise ValueError(f"graph {name}: links of {spec.kind} can't be cut, its weights are fixed")
-    return SliceGraph(name, sorted_groups, spec, seed, agent_count, cut, weights)
+    return SliceGraph(name, sorted_groups, spec, seed, agent_count, cut, weights, clusters)

@@ -12,6 +12,8 @@ import launch
 import pytest
 from rank_tests import Verdict, run_rank_tests
 
+from parse_mpi.errors import LaunchError
+
 IN_RANKS = """
     import os, signal
     from mpi4py import MPI
@@ -110,5 +112,5 @@ def test_traces_of_another_launcher_do_not_reach_the_ranks(tmp_path: Path, monke
 def test_no_mpiexec_is_said_with_the_next_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"no mpiexec beside .* install an MPI"):
+    with pytest.raises(LaunchError, match=r"no mpiexec beside .* install an MPI"):
         launch.find_mpiexec()
