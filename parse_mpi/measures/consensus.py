@@ -1,4 +1,4 @@
-"""Consensus distance: how far the holders of a slice are from their mean (method.md 1.7)."""
+"""How far the holders of a slice are from their mean (method.md 1.7), and how far personal weights move it (4)."""
 
 from __future__ import annotations
 
@@ -27,3 +27,19 @@ def consensus_distance(
     if squares[0] == 0:
         return 0.0
     return float(np.sqrt(squares[0] / count / squares[1]))
+
+
+def mean_drift(
+    columns: int, block: int, pair: Callable[[slice], tuple[Array, Array]], total: Callable[[Array], Array]
+) -> float:
+    """|mean of what became of rows - mean of rows| / |mean of rows|.
+
+    pair(part): the local agents' rows and what became of them [A, columns of part], float64; total: sum over all agents
+    of all ranks.
+    """
+    squares = np.zeros(2)  # of the sums over agents: of the change, and of the rows
+    for start in range(0, columns, block):
+        before, after = pair(slice(start, min(start + block, columns)))
+        squares[0] += np.square(total(after - before)).sum()
+        squares[1] += np.square(total(before)).sum()
+    return float(np.sqrt(squares[0] / squares[1])) if squares[0] else 0.0

@@ -10,13 +10,16 @@ from parse_mpi.agents.group import AgentGroup, local_order
 from parse_mpi.agents.samples import AgentSamples, Inputs
 from parse_mpi.exchange.adoption import adopt
 from parse_mpi.exchange.budget import Budget
+from parse_mpi.exchange.clustered import ClusteredExchange
 from parse_mpi.exchange.handshake import shake_hands
 from parse_mpi.exchange.lanes import WholeRows
-from parse_mpi.exchange.neighbourhood import GraphExchange
+from parse_mpi.exchange.neighbourhood import Exchange, GraphExchange
 from parse_mpi.exchange.routing import ghost_bound
+from parse_mpi.exchange.sheaf import SheafExchange
 from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
 from parse_mpi.run.evaluation import Evaluator
+from parse_mpi.topology.slice_graph import SliceGraph
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,14 @@ class Assembly:
     inputs: Inputs
     group: AgentGroup
     budget: Budget | None
-    exchanges: list[GraphExchange]
+    averaging: list[GraphExchange | ClusteredExchange]
+    couplings: list[SheafExchange]
     evaluator: Evaluator
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Of all graphs."""
+        return [*self.averaging, *self.couplings]
 
     def free(self) -> None:
         """Give the communicators back; all ranks call it together."""
@@ -45,11 +54,22 @@ def assemble(world: World, plan: Plan, inputs: Inputs, device: torch.device) -> 
     group = AgentGroup(plan, world.rank, ghosts, AgentSamples(agents, inputs, device), device)
     limit = plan.job.exchange.budget_bytes_per_link
     budget = Budget(plan, limit) if limit else None
-    exchanges = [
-        GraphExchange(world, plan, graph, group.slices, k, budget.schedule(graph) if budget else WholeRows(plan, graph))
-        for k, graph in enumerate(plan.graphs.values())
+    averaged, tied = plan.averaged_graphs, plan.coupled_graphs
+    averaging = [_averaging(world, plan, graph, group, k, budget) for k, graph in enumerate(averaged)]
+    couplings = [
+        SheafExchange(world, plan, graph, group.slices, k) for k, graph in enumerate(tied, start=len(averaged))
     ]
-    return Assembly(plan, inputs, group, budget, exchanges, Evaluator(plan, group, inputs))
+    return Assembly(plan, inputs, group, budget, averaging, couplings, Evaluator(plan, group, inputs))
+
+
+def _averaging(
+    world: World, plan: Plan, graph: SliceGraph, group: AgentGroup, index: int, budget: Budget | None
+) -> GraphExchange | ClusteredExchange:
+    """The exchange of a graph whose slices are averaged; index: of the graph among all."""
+    if graph.clusters > 1:
+        return ClusteredExchange(world, plan, graph, group.slices, index)
+    schedule = budget.schedule(graph) if budget else WholeRows(plan, graph)
+    return GraphExchange(world, plan, graph, group.slices, index, schedule)
 
 
 def succeed(world: World, old: Assembly, plan: Plan) -> Assembly:
@@ -59,5 +79,7 @@ def succeed(world: World, old: Assembly, plan: Plan) -> Assembly:
     new.group.take_over(old.group)
     if new.budget and old.budget:
         new.budget.weights = old.budget.weights
+    for before, coupling in zip(old.couplings, new.couplings, strict=True):
+        coupling.take_over(before)
     adopt(world, old.plan, plan, new.group.slices)
     return new

@@ -21,7 +21,7 @@ from rich.progress import Progress as Bar
 
 from parse_mpi.errors import counted
 from parse_mpi.plan import Plan
-from parse_mpi.run.summary import accuracy_table, cost_lines, width_lines
+from parse_mpi.run.summary import accuracy_table, cost_lines, final_lines, width_lines
 from parse_mpi.run.trainer import RoundDone
 from parse_mpi.storage.metrics import read_metrics
 
@@ -98,14 +98,14 @@ class Display:
         metrics = read_metrics(run_dir)
         self.console.print()
         self.console.print(accuracy_table(metrics))
-        for line in (*width_lines(metrics), *cost_lines(metrics)):
+        for line in (*final_lines(metrics), *width_lines(metrics), *cost_lines(metrics)):
             self.say(line)
 
     def _line(self, done: int, loss: float, accuracy: float) -> None:
         now, (then, since_round) = time.perf_counter(), self._since
         pace = 1e3 * (now - then) / max(1, done - since_round)
         self._since = now, done
-        shown = f"loss {loss:.4f}  test accuracy {accuracy:.4f}"
+        shown = f"loss {loss:.4f}  {self.plan.job.evaluate.told} accuracy {accuracy:.4f}"
         text = f"round {done:>5}/{self.plan.job.train.rounds}  {shown}  {pace:.1f} ms a round"
         self._log.info(text)
         if self._bar is None:

@@ -5,7 +5,7 @@ Shapes: A local agents, C classes, n samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Evaluator:
 
     Modalities that fit into memory lie on the device; others are read a chunk at a time, in every evaluation. `local`
     weights are the class frequencies of all training samples that an agent holds, also of those that are unlabelled
-    or have yet to arrive: one yardstick for the whole run.
+    or have yet to arrive: one yardstick for the whole run. With `evaluate.test: false` the test split counts as empty.
     """
 
     def __init__(self, plan: Plan, group: AgentGroup, inputs: Inputs):
@@ -37,7 +37,8 @@ class Evaluator:
         self.group = group
         self.inputs = inputs
         self.names = prediction_names(list(plan.shapes))
-        self.index = [inputs.dataset.indices(split) for split in (VALIDATION, TEST)]
+        test = inputs.dataset.indices(TEST) if plan.job.evaluate.test else np.empty(0, np.int64)
+        self.index = [inputs.dataset.indices(VALIDATION), test]
         self.y = [torch.from_numpy(labels[index]).to(group.device) for index in self.index]
         self.samples_C = [np.bincount(labels[index], minlength=plan.class_count) for index in self.index]
         held = {m for agent in group.agents for m in agent.modalities}
@@ -61,17 +62,36 @@ class Evaluator:
                     )
         return made
 
+    def labels(self, split: int) -> NDArray[np.int64]:
+        """The true classes of a split."""
+        return self.inputs.dataset.labels[self.index[split]]
+
+    def parts(self, split: int, step: int = 1) -> Iterator[slice]:
+        """Every `step`-th sample of a split, at most SAMPLES of them at a time."""
+        count = len(self.index[split])
+        for start in range(0, count, step * SAMPLES):
+            yield slice(start, min(start + step * SAMPLES, count), step)
+
+    def seen(
+        self, split: int, part: slice, units: Sequence[Unit]
+    ) -> Iterator[tuple[Unit, dict[str, torch.Tensor], bool]]:
+        """What the agents of each unit see of a part of a split, by modality, and whether all see the same.
+
+        [n, *sample], or [(A,) n, *sample] where they do not. What all see is read once for all units.
+        """
+        held = {m for unit in units for m in unit.modalities}
+        clean = {m: self._clean(split, m, part) for m in self.held if m in held}
+        for unit in units:
+            yield unit, *self._seen(unit, clean, self.index[split][part])
+
     def _correct(self, split: int) -> list[dict[str, NDArray[np.int64]]]:
         """Right predictions per class [A, C] by prediction name, for every unit of the engine."""
         units = self.group.engine.units
         totals: list[dict[str, torch.Tensor]] = [{} for _ in units]
-        for start in range(0, len(self.index[split]), SAMPLES):
-            part = slice(start, start + SAMPLES)
-            clean = {m: self._clean(split, m, part) for m in self.held}
+        for part in self.parts(split):
             y = self.y[split][part]
             one_hot = torch.nn.functional.one_hot(y, self.plan.class_count).float()
-            for unit, total in zip(units, totals, strict=True):
-                x, shared = self._seen(unit, clean, self.index[split][part])
+            for (unit, x, shared), total in zip(self.seen(split, part, units), totals, strict=True):
                 for name, values in self.group.engine.predict(unit, x, shared).items():
                     # CUDA has no product of integers; sums of SAMPLES ones are exact in float32.
                     right = ((values.argmax(-1) == y).float().reshape(-1, len(y)) @ one_hot).long()

@@ -7,6 +7,7 @@ thread, and not while that is inside MPI. So every signal wakes a thread through
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -51,6 +52,19 @@ class Deadline:
             self._round_s = max(self._round_s, now - self._asked_at)
         self._asked_at = now
         return self._end - now < 2 * (self._round_s + self._save_s) + self._reserve_s
+
+
+def seconds_of(text: str) -> int:
+    """A time limit as Slurm writes them, in seconds. Raises ValueError where it is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a time; write MM, MM:SS, HH:MM:SS or D-HH[:MM[:SS]]")
+    days, numbers = match[1], match[2].split(":")
+    units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)
+    limit_s = int(days or 0) * 86_400 + sum(int(n) * unit for n, unit in zip(numbers, units, strict=False))
+    if not limit_s:
+        raise ValueError("a limit of no time at all")
+    return limit_s
 
 
 def find_deadline(limit_s: int | None, environment: Mapping[str, str]) -> Deadline | None:

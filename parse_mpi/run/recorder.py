@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from parse_mpi.agents.personal import STATISTICS
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.errors import StorageError
+from parse_mpi.exchange.clustered import ClusteredExchange
 from parse_mpi.exchange.world import World
-from parse_mpi.job import AdaptiveWidths
+from parse_mpi.job import AdaptiveWidths, LearntWeights
 from parse_mpi.measures.accuracy import WEIGHTINGS
 from parse_mpi.methods.base import LOSS_TERMS
 from parse_mpi.model.heads import SLICE_TYPES, prediction_names
@@ -26,13 +28,17 @@ from parse_mpi.plan import Plan
 from parse_mpi.run.assembly import Assembly
 from parse_mpi.run.consensus import Component, components
 from parse_mpi.run.evaluation import SPLITS
+from parse_mpi.run.final import Table
 from parse_mpi.run.phases import PHASES
 from parse_mpi.storage.metrics import write_segment, write_table
 
 
 @dataclass
 class Rows:
-    """Rows of metrics that are not written yet: lists with an entry per round, or per evaluation, and bytes by link."""
+    """Rows of metrics that are not written yet: lists with an entry per round, or per evaluation, and bytes by link.
+
+    final: the table of the end, once there is one.
+    """
 
     rounds: list[int] = field(default_factory=list)
     losses: list[NDArray[np.float64]] = field(default_factory=list)
@@ -41,11 +47,15 @@ class Rows:
     sent: list[NDArray[np.int64]] = field(default_factory=list)
     payload: list[NDArray[np.int64]] = field(default_factory=list)
     waiting: list[NDArray[np.int64]] = field(default_factory=list)
+    cluster: list[NDArray[np.int16]] = field(default_factory=list)
     evaluated: list[int] = field(default_factory=list)
     accuracy: list[NDArray[np.float64]] = field(default_factory=list)
     weights: list[NDArray[np.float64]] = field(default_factory=list)
     widths: list[NDArray[np.float64]] = field(default_factory=list)
+    taken: list[NDArray[np.float64]] = field(default_factory=list)
     distance: list[Mapping[Component, float]] = field(default_factory=list)
+    drift: list[Mapping[Component, float]] = field(default_factory=list)
+    final: list[Table] = field(default_factory=list)
     links: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def __add__(self, later: Rows) -> Rows:
@@ -62,10 +72,13 @@ class Recorder:
         self.plan = plan
         self.run_dir = run_dir
         self.ids = np.flatnonzero(plan.rank_of == world.rank)  # whether they take part or are away
-        self.slices = {spec.name: spec for era in reversed(plan.eras) for spec in era.slices}
+        specs = [spec for era in reversed(plan.eras) for spec in era.slices]
+        self.slices = {spec.name: spec for spec in sorted(specs, key=lambda spec: bool(spec.graph))}
         self.slice_names = list(dict.fromkeys(spec.name for era in plan.eras for spec in era.slices))
         self.components: list[Component] = []
         self.follow(plan)
+        self.personal = [name for name in self.slice_names if self.slices[name].personal]
+        self.clustered = any(graph.clusters > 1 for era in plan.eras for graph in era.graphs.values())
         self.adaptive_widths = isinstance(plan.job.method.slices, AdaptiveWidths)
         self._rows, self._taken = Rows(), Rows()
 
@@ -95,11 +108,26 @@ class Recorder:
         rows.sent.append(np.array([sent[name] for name in self.slice_names], np.int64))
         rows.payload.append(self._by_slice(exchange.payload_bytes() for exchange in now.exchanges))
         rows.waiting.append(self._by_slice(exchange.waiting_bytes(done - 1) for exchange in now.exchanges))
+        if self.clustered:
+            rows.cluster.append(self._clusters(now))
+
+    def _clusters(self, now: Assembly) -> NDArray[np.int16]:
+        """A number for the cluster that every agent mixed in this round, int16 [A] by id; -1 without one."""
+        exchanges = [exchange for exchange in now.averaging if isinstance(exchange, ClusteredExchange)]
+        cluster = np.full(len(self.plan.agents), -1, np.int16)
+        for k, members in enumerate(chain(*(exchange.clusters for exchange in exchanges))):
+            cluster[list(members)] = k
+        return cluster
 
     def add_evaluation(
-        self, done: int, now: Assembly, accuracy: NDArray[np.float64], distance: Mapping[Component, float]
+        self,
+        done: int,
+        now: Assembly,
+        accuracy: NDArray[np.float64],
+        distance: Mapping[Component, float],
+        drift: Mapping[Component, float],
     ) -> None:
-        """Accuracy [A, split, weighting, prediction] of the agents that take part now, distance by component."""
+        """Accuracy [A, split, weighting, prediction] of the agents that take part now; the others by component."""
         rows = self._rows
         rows.evaluated.append(done)
         rows.accuracy.append(self._of_all(now.group.ids, accuracy))
@@ -107,7 +135,21 @@ class Recorder:
         rows.weights.append(self._of_all(now.group.ids, weights))
         if self.adaptive_widths:
             rows.widths.append(self._of_all(now.group.ids, now.group.widths()))
+        if isinstance(self.plan.method.weights, LearntWeights):
+            rows.taken.append(self._of_all(now.group.ids, self._weights_taken(now)))
         rows.distance.append(distance)
+        if self.personal:
+            rows.drift.append(drift)
+
+    def _weights_taken(self, now: Assembly) -> NDArray[np.float64]:
+        """Statistics of the weights of local agents that take part, [A, personal slice, statistic]."""
+        agents, found = len(now.group.agents), now.group.personal.statistics() if now.group.personal else {}
+        nothing = np.full((agents, len(STATISTICS)), np.nan)
+        return np.stack([found.get(name, nothing) for name in self.personal], axis=1)
+
+    def add_final(self, table: Table) -> None:
+        """What was seen of agents at the end (run.final.close_look), to be written with the rows of the last round."""
+        self._rows.final.append(table)
 
     def take(self) -> Callable[[], object]:
         """Gather all rows since the last time on rank 0; what is returned writes them there, as one segment.
@@ -119,7 +161,13 @@ class Recorder:
         if not rows.rounds:
             return lambda: None
         arrays, attributes = self._gather(rows), self._attributes(rows)
-        return lambda: write_segment(self.run_dir, rows.rounds[0], rows.rounds[-1], arrays, attributes)
+
+        def write() -> None:
+            for table in rows.final:
+                write_table(self.run_dir, "final", *table)
+            write_segment(self.run_dir, rows.rounds[0], rows.rounds[-1], arrays, attributes)
+
+        return write
 
     def settle(self, written: bool) -> None:
         """Whether what was taken is written now; otherwise it goes with the next segment, and nothing is lost yet."""
@@ -190,6 +238,8 @@ class Recorder:
             "ranks/travel_seconds": self.world.gather_agents(rank, np.array([rows.travel])).swapaxes(0, 1),
             "ranks/sent_bytes": self.world.gather_agents(rank, np.stack(rows.sent)[None]).swapaxes(0, 1),
         }
+        if rows.cluster:
+            arrays["rounds/cluster"] = np.stack(rows.cluster)
         if rows.evaluated:
             arrays |= {
                 "evaluations/round": np.array(rows.evaluated),
@@ -199,6 +249,10 @@ class Recorder:
             }
         if rows.widths:
             arrays["evaluations/widths"] = self._by_round(rows.widths)
+        if rows.taken:
+            arrays["evaluations/weights_taken"] = self._by_round(rows.taken)
+        if rows.drift:
+            arrays["evaluations/mean_drift"] = self._by_component(rows.drift)
         return arrays | self._gather_links(rows)
 
     def _of_all(self, ids: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -232,17 +286,21 @@ class Recorder:
 
     def _attributes(self, rows: Rows) -> dict[str, dict[str, list[str]]]:
         terms, names = list(LOSS_TERMS), self.slice_names
-        return {
+        attributes = {
             "rounds/loss": {"dimensions": ["round", "agent", "term"], "term": terms},
             "rounds/payload_bytes": {"dimensions": ["round", "slice"], "slice": names},
             "rounds/waiting_bytes": {"dimensions": ["round", "slice"], "slice": names},
             "ranks/seconds": {"dimensions": ["round", "rank", "phase"], "phase": list(PHASES)},
             "ranks/travel_seconds": {"dimensions": ["round", "rank"]},
             "ranks/sent_bytes": {"dimensions": ["round", "rank", "slice"], "slice": names},
-        } | (self._evaluation_attributes(rows) if rows.evaluated else {})
+        }
+        if rows.cluster:
+            attributes["rounds/cluster"] = {"dimensions": ["round", "agent"]}
+        return attributes | (self._evaluation_attributes(rows) if rows.evaluated else {})
 
     def _evaluation_attributes(self, rows: Rows) -> dict[str, dict[str, list[str]]]:
-        return {
+        component = {"dimensions": ["evaluation", "component"], "component": [name for name, _ in self.components]}
+        attributes = {
             "evaluations/accuracy": {
                 "dimensions": ["evaluation", "agent", "split", "weighting", "prediction"],
                 "split": list(SPLITS),
@@ -250,11 +308,17 @@ class Recorder:
                 "prediction": list(prediction_names(list(self.plan.shapes))),
             },
             "evaluations/alignment_weight": {"dimensions": ["evaluation", "agent"]},
-            "evaluations/consensus_distance": {
-                "dimensions": ["evaluation", "component"],
-                "component": [name for name, _ in self.components],
-            },
-        } | ({"evaluations/widths": self._width_attributes()} if rows.widths else {})
+            "evaluations/consensus_distance": component,
+        }
+        if rows.widths:
+            attributes["evaluations/widths"] = self._width_attributes()
+        if rows.taken:
+            dimensions = ["evaluation", "agent", "slice", "statistic"]
+            taken = {"dimensions": dimensions, "slice": self.personal, "statistic": list(STATISTICS)}
+            attributes["evaluations/weights_taken"] = taken
+        if rows.drift:
+            attributes["evaluations/mean_drift"] = component
+        return attributes
 
     def _width_attributes(self) -> dict[str, list[str]]:
         dimensions = ["evaluation", "agent", "modality", "type"]

@@ -110,7 +110,7 @@ def _resume(run: RunDirectory, plan: Plan, display: Display) -> int:
     _refuse_another_job(run.path, stored, plan.job)
     checkpoint, rejections = load_newest(run.path, lambda done: require_rounds(run.path, done))
     for rejection in rejections:
-        display.warn(f"checkpoint {rejection.path.name} is not used: {rejection.reason}")
+        display.warn(f"checkpoint {rejection}")
     state = run.read_state()
     if checkpoint is None:
         if rejections:

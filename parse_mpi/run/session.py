@@ -30,6 +30,7 @@ from parse_mpi.run.preemption import StopRequest
 from parse_mpi.run.provenance import add_launch, versions
 from parse_mpi.run.recorder import Recorder
 from parse_mpi.run.resume import first_round, owned
+from parse_mpi.run.scaling import encoder_sources, write_scaling
 from parse_mpi.run.trainer import Listener, Trainer
 from parse_mpi.storage.checkpoint import open_checkpoint
 from parse_mpi.storage.metrics import consolidate
@@ -95,6 +96,7 @@ def run_job(world: World, request: Request, stop: StopRequest) -> RunState:
         if world.rank == 0:
             add_launch(run.provenance_path, request.command, seats, done, job.seed)
             trainer.recorder.write_tables(dataset)
+            write_scaling(run.path, trainer.now.inputs.scaling, encoder_sources(era.agents for era in plan.eras))
         last_round = min(job.train.rounds, request.stop_after or job.train.rounds)
         return _train(world, owner, trainer, done, last_round, stop, display)
 

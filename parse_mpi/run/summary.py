@@ -58,11 +58,20 @@ def best_row(metrics: Metrics) -> int | None:
     return None if any(len(values) == 0 for values in found) else int(np.argmax([values.mean() for values in found]))
 
 
+def told_split(metrics: Metrics) -> str:
+    """The split that results are told of: test, or validation where nobody was evaluated on test samples."""
+    has_test = len(evaluation(metrics, -1, "test").of(None, "ensemble")) > 0
+    return "test" if has_test else "validation"
+
+
 def accuracy_table(metrics: Metrics) -> Table:
-    """Kind x (ensemble, unique, redundant, synergistic), mean and worst agent, on test in the last round."""
-    last, best = evaluation(metrics, -1, "test"), best_row(metrics)
+    """Kind x (ensemble, unique, redundant, synergistic), mean and worst agent, in the last round."""
+    split, best = told_split(metrics), best_row(metrics)
+    last = evaluation(metrics, -1, split)
     away = len(last.kinds) - last.count(None)
-    table = Table(title=f"Test accuracy after round {last.round_index}: mean, worst agent", title_justify="left")
+    table = Table(
+        title=f"{split.capitalize()} accuracy after round {last.round_index}: mean, worst agent", title_justify="left"
+    )
     for name, justify in (("agents", "left"), ("n", "right"), *((c, "right") for c in COLUMNS)):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for kind in [*filter(None, dict.fromkeys(last.kinds.tolist())), None]:
@@ -70,11 +79,28 @@ def accuracy_table(metrics: Metrics) -> Table:
         table.add_row(kind or "all", str(last.count(kind)), *cells)
     notes = [f"away in this round: {counted(away, 'agent')}"] if away else []
     if best is not None:
-        chosen = evaluation(metrics, best, "test")
-        mean = f"{values.mean():.3f}" if len(values := chosen.of(None, "ensemble")) else "no test samples"
+        chosen = evaluation(metrics, best, split)
+        mean = f"{chosen.of(None, 'ensemble').mean():.3f}"
         notes.append(f"best round on validation: {chosen.round_index}, there the ensemble has {mean} (all, mean)")
     table.caption, table.caption_justify = "\n".join(notes) or None, "left"
     return table
+
+
+def final_lines(metrics: Metrics) -> Iterator[str]:
+    """Of a run that got to its end: what the close look at the agents showed, means over all."""
+    if "final/macro_f1" not in metrics.arrays:
+        return
+    split = told_split(metrics)
+    column = _labels(metrics.attributes["final/macro_f1"]["split"]).index(split)
+    f1, error = (metrics[f"final/{name}"][:, column] for name in ("macro_f1", "calibration_error"))
+    if len(there := np.flatnonzero(~np.isnan(f1))):
+        shown = f"macro-F1 {f1[there].mean():.3f}, calibration error {error[there].mean():.3f}"
+        yield f"ensemble on {split}: {shown} (all, mean)"
+    if "final/retrieval" in metrics.arrays:
+        names = _labels(metrics.attributes["final/retrieval"]["measure"])
+        means = zip(names, metrics["final/retrieval"].mean(0), strict=True)
+        pairs = counted(len(metrics["final/retrieval"]), "pair")
+        yield f"retrieval across modalities: {', '.join(f'{n} {mean:.3f}' for n, mean in means)} (mean of {pairs})"
 
 
 def cost_lines(metrics: Metrics) -> Iterator[str]:

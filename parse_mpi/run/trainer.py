@@ -16,8 +16,9 @@ from parse_mpi.exchange.progress import Progress, fastest_mode
 from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
 from parse_mpi.run.assembly import Assembly, succeed
-from parse_mpi.run.consensus import consensus_distances
+from parse_mpi.run.consensus import consensus_distances, mean_drifts
 from parse_mpi.run.evaluation import SPLITS
+from parse_mpi.run.final import close_look
 from parse_mpi.run.nonfinite import Diverged, find_diverged, newly_broken, plan_without
 from parse_mpi.run.phases import PhaseTimer
 from parse_mpi.run.preemption import StopRequest
@@ -31,7 +32,10 @@ from parse_mpi.storage.shard import AgentArray
 
 @dataclass(frozen=True)
 class RoundDone:
-    """What a person is told after a round; where it was evaluated, means over all agents: loss and test accuracy."""
+    """What a person is told after a round; where it was evaluated, means over all agents: loss and accuracy.
+
+    The loss is of those who learn; the accuracy is that on the split which `evaluate.told` of the job names.
+    """
 
     round_index: int
     evaluated: tuple[float, float] | None = None
@@ -100,6 +104,9 @@ class Trainer:
             self._reweigh(done)
             ends = asked_to_stop or done == last_round
             evaluated = self.evaluate(done, losses) if ends or done % job.evaluate.every == 0 else None
+            if done == job.train.rounds:
+                with self.timer("evaluate"):
+                    self.recorder.add_final(close_look(self.world, self.plan, self.now, done))
             self.recorder.add_round(done, self.now, losses, self.timer.take(), self.travel_s)
             if ends or evaluated or done % job.checkpoint.every == 0:
                 self.save(done, checkpoint=ends or done % job.checkpoint.every == 0)
@@ -163,6 +170,7 @@ class Trainer:
     def _send(self, round_index: int) -> None:
         """Rows that remote neighbours need start to travel, one neighbourhood exchange per graph."""
         with self.timer("pack"):
+            self.now.group.before_send()
             for exchange in self.now.exchanges:
                 exchange.start(round_index)
         self._sent_at = time.perf_counter()
@@ -177,8 +185,12 @@ class Trainer:
                 exchange.wait()
         self.travel_s = (self.progress.arrived_s or time.perf_counter()) - self._sent_at
         with self.timer("mix"):
+            self.now.group.before_mix()
             for exchange in self.now.exchanges:
                 exchange.mix_boundary()
+        with self.timer("local_steps"):
+            self.now.group.personalise()
+        with self.timer("mix"):
             self.now.group.after_mix()
 
     def _reweigh(self, done: int) -> None:
@@ -188,16 +200,19 @@ class Trainer:
             self.now.budget.reweigh(consensus_distances(self.world, self.now.plan, self.now.group))
 
     def evaluate(self, done: int, losses: Tensor) -> tuple[float, float]:
-        """Evaluate every agent and record it; returns mean loss and mean ensemble test accuracy over all agents."""
+        """Evaluate every agent and record it; returns means, as RoundDone has them, of the ensemble."""
         with self.timer("evaluate"):
             group = self.now.group
             accuracy = self.now.evaluator.accuracy()
             distances = consensus_distances(self.world, self.now.plan, group)
-            self.recorder.add_evaluation(done, self.now, accuracy, distances)
-            test = accuracy[:, SPLITS.index("test"), 0, 0]
-            mine = np.stack([losses[:, 0].double().cpu().numpy(), test], axis=1)
-            loss, mean = self.world.gather_agents(group.ids, mine).mean(0)
-        return float(loss), float(mean)
+            drifts = mean_drifts(self.world, self.now.plan, group)
+            self.recorder.add_evaluation(done, self.now, accuracy, distances, drifts)
+            told = accuracy[:, SPLITS.index(self.plan.job.evaluate.told), 0, 0]
+            mine = np.stack([losses[:, 0].double().cpu().numpy(), told], axis=1)
+            known = self.world.gather_agents(group.ids, mine)
+            learning = ~np.isnan(known[:, 0])  # others rest in this stage of the method
+            loss = known[learning, 0].mean() if learning.any() else np.nan
+        return float(loss), float(known[:, 1].mean())
 
     def save(self, done: int, checkpoint: bool) -> None:
         """Begin to write the metrics and, where asked for, a checkpoint; training goes on meanwhile.
