@@ -5,7 +5,8 @@ as equal size as can be: 33 samples at batch size 32 are batches of 16 and 17, s
 would be a step in a random direction. An agent with fewer samples than the batch size sees all of them in every step.
 A group is padded to its own largest batch, whatever the batch size: what it costs follows from what agents hold.
 
-Where samples arrive over the rounds there are no epochs: every batch is drawn from what has arrived.
+Where samples arrive over the rounds there are no epochs: every batch is drawn from what has arrived. Steps that need
+labels have batches of their own.
 
 Shape suffixes: A agents of the group, B batch, N samples of the agents concerned, one agent after another.
 """
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from parse_mpi.data.arrival import arrived
 from parse_mpi.job import Job, Stream
 from parse_mpi.seeding import random_keys
+
+MOST_STEPS = 1 << 20  # that a round of a LabelledSampler may have
 
 
 def make_sampler(job: Job, sizes: NDArray[np.int64], agents: NDArray[np.int64]) -> Sampler | StreamSampler:
@@ -112,6 +115,36 @@ class StreamSampler:
         shuffled_N = _shuffled(self._seed, "stream", self._agents_A, steps_A, sizes_A)
         starts_A = np.cumsum(sizes_A) - sizes_A
         return _cut(shuffled_N, starts_A, np.minimum(sizes_A, self._batch_size), self._width)
+
+
+class LabelledSampler:
+    """Batches of labelled samples alone, for steps that learn from nothing else: drawn anew in every step.
+
+    labels: int64 [N], below 0 where unknown; every agent knows one at least.
+    """
+
+    def __init__(self, job: Job, labels_N: NDArray[np.int64], sizes: NDArray[np.int64], agents: NDArray[np.int64]):
+        self.agents = agents
+        self._sizes_A = sizes
+        self._seed, self._stream = job.seed, job.data.stream
+        self._batch_size = job.train.batch_size
+        known = labels_N >= 0
+        self._row_N = np.repeat(np.arange(len(sizes)), sizes)[known]
+        self._positions_N = _places(sizes)[known]
+        self._counts_A = np.bincount(self._row_N, minlength=len(sizes))
+        self._width = widest_batch(self._counts_A, self._batch_size, streamed=True)
+
+    def batch(self, round_index: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """As Sampler.batch, of a step in a round; an agent none of whose labels has arrived gets one sample without."""
+        there_N = self._positions_N < arrived(self._sizes_A, self._stream, round_index)[self._row_N]
+        known_A = np.bincount(self._row_N[there_N], minlength=len(self.agents))
+        sizes_A = np.maximum(known_A, 1)
+        turns_A = np.full(len(sizes_A), round_index * MOST_STEPS + step)
+        chosen_N = _shuffled(self._seed, "weights", self.agents, turns_A, sizes_A)
+        first_A = np.cumsum(self._counts_A) - self._counts_A  # labelled samples arrive in the order of positions
+        positions_N = self._positions_N[np.repeat(first_A, sizes_A) + chosen_N] * np.repeat(known_A > 0, sizes_A)
+        starts_A = np.cumsum(sizes_A) - sizes_A
+        return _cut(positions_N, starts_A, np.minimum(sizes_A, self._batch_size), self._width)
 
 
 def _require_samples(sizes_A: NDArray[np.int64], agents_A: NDArray[np.int64]) -> None:

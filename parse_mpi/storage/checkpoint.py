@@ -34,6 +34,9 @@ class Rejection:
     path: Path
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.path.name} is not used: {self.reason}"
+
 
 class Checkpoint:
     """One committed checkpoint, for any number of readers.
@@ -149,6 +152,16 @@ def load_newest(
         except StorageError as error:
             rejections.append(Rejection(path, str(error)))
     return None, rejections
+
+
+def require_newest(run_dir: Path) -> tuple[Checkpoint, list[Rejection]]:
+    """load_newest for who can't do without one. Raises StorageError where there is none, with all rejections."""
+    checkpoint, rejections = load_newest(run_dir)
+    if checkpoint is None:
+        reasons = "".join(f"\n  {rejection}" for rejection in rejections)
+        what = f"none of its checkpoints can be trusted:{reasons}" if reasons else "no checkpoint has been written yet"
+        raise StorageError(f"{run_dir}: {what}")
+    return checkpoint, rejections
 
 
 def open_checkpoint(run_dir: Path, round_index: int) -> Checkpoint:

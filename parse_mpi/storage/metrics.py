@@ -100,6 +100,15 @@ def read_metrics(run_dir: Path) -> Metrics:
     return Metrics(content.arrays, content.attributes)
 
 
+def read_table(run_dir: Path, name: str) -> Metrics | None:
+    """One table of a run, finished or under way; None where there is none of that name. Raises StorageError."""
+    path = _listed(run_dir, _TABLE_NAME).get(name)
+    if path is None:
+        return None
+    content = _read(path)
+    return Metrics(content.arrays, content.attributes)
+
+
 def consolidate(run_dir: Path) -> Path:
     """Write metrics.h5 from all segments and tables and return its path; the same input gives the same bytes.
 
