@@ -1,4 +1,4 @@
-"""The command line: parse-mpi check · plan · run · status · verify · inspect · report · doctor.
+"""The command line: parse-mpi COMMAND, with the commands and options that `make_parser` lists.
 
 Every command reads the same job files. Heavy libraries are imported by the command that needs them, so that the light
 ones answer at once on a login node without a GPU or an MPI launcher.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from parse_mpi.errors import (
     EXIT_OK,
     EXIT_TO_BE_CONTINUED,
     EXIT_UNEXPECTED,
+    CellError,
     DataError,
     JobError,
     LaunchError,
@@ -46,10 +46,30 @@ Train many decentralised multimodal agents with PARSE on MPI ranks.
   parse-mpi check  jobs/quickstart.yaml                         is the job sound? all errors at once
   parse-mpi plan   jobs/quickstart.yaml -n 4                    who runs where, what travels, how much memory
   mpiexec -n 4 parse-mpi run jobs/quickstart.yaml --out RUN     train; the same command resumes
+  parse-mpi compare jobs/studies/quick-compare.yaml --out DIR   many runs for one question: tables with intervals
   parse-mpi status RUN                                          how far it is (exit 75: to be continued)
   parse-mpi verify RUN                                          is all that it wrote still what it wrote?
   parse-mpi inspect RUN                                         what its newest checkpoint holds
   parse-mpi report RUN                                          pictures of a run
+  parse-mpi export RUN --csv                                    its metrics as tables for pandas and R
+  parse-mpi predict RUN --agent 25                              what one agent makes of the test samples
+"""
+
+COMPARE = """\
+Run every cell of a study: all combinations of its axes (data, method, ...) on all its seeds, each a launch of its own,
+with settings that are tuned first on validation data and other seeds if the study says so.
+
+  parse-mpi compare STUDY --out DIR --plan     how many launches, how many hours; starts no cell
+  parse-mpi compare STUDY --out DIR            run what is not finished, then DIR/study.h5 and tables
+  parse-mpi compare STUDY --out DIR --report   the same of what has finished so far; starts nothing
+
+The same command goes on after a stop: finished cells are kept, unfinished ones continued, and cells whose job has
+changed run anew. A failed cell is reported and does not stop the others. DIR/ledger.csv lists every launch that was
+ever made. In a Slurm array of N tasks each runs its share, and the plain command collects the results afterwards:
+
+  parse-mpi compare STUDY --out DIR --task $SLURM_ARRAY_TASK_ID --tasks N
+
+Exit codes: 0 done, 7 cells failed, 75 cells are left (run elsewhere, or not yet), 2 the study is wrong.
 """
 
 
@@ -101,6 +121,17 @@ def make_parser() -> argparse.ArgumentParser:
         "from the start of this command (default: until the Slurm job ends, if $SLURM_JOB_END_TIME tells)",
     )
 
+    compare = _add(commands, "compare", compare_methods, "run all cells of a study, and say what they show")
+    compare.description = COMPARE
+    compare.formatter_class = argparse.RawDescriptionHelpFormatter
+    compare.add_argument("study", type=Path, metavar="STUDY", help="study file: jobs/studies/quick-compare.yaml")
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it is not there")
+    compare.add_argument("--plan", action="store_true", help="show launches and hours; starts no cell")
+    compare.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")
+    compare.add_argument("--only", type=_levels, default={}, metavar="AXIS=LEVEL,...", help="only these cells")
+    compare.add_argument("--task", type=_round, metavar="K", help="run share K of the launches, from 1 on ...")
+    compare.add_argument("--tasks", type=_round, metavar="N", help="... of N shares: for job arrays")
+
     status = _add(commands, "status", show_status, "how far a run is; exit 75 when it is to be continued")
     status.add_argument("run", type=Path, metavar="RUN")
 
@@ -113,6 +144,34 @@ def make_parser() -> argparse.ArgumentParser:
 
     report = _add(commands, "report", write_report, "draw accuracy, losses, consensus, graphs and class histograms")
     report.add_argument("run", type=Path, metavar="RUN")
+
+    export = _add(commands, "export", export_metrics, "write the metrics of a run, finished or under way, as tables")
+    export.add_argument("run", type=Path, metavar="RUN")
+    export.add_argument("--csv", action="store_true", required=True, help="as CSV files, a row for each observation")
+    export.add_argument("--out", type=Path, metavar="DIR", help="where to (default RUN/csv)")
+    export.epilog = (
+        "Then, in Python: pandas.read_csv('RUN/csv/evaluations.csv'). docs/file-formats.md lists the columns."
+    )
+
+    predict = _add(commands, "predict", predict_samples, "write as CSV what an agent of a run predicts for samples")
+    predict.add_argument("run", type=Path, metavar="RUN")
+    predict.add_argument(
+        "--agent", type=int, required=True, metavar="ID", help="its id; parse-mpi inspect RUN --agents"
+    )
+    predict.add_argument(
+        "--round", type=_round, metavar="ROUND", help="of the checkpoint (default: the newest sound one)"
+    )
+    predict.add_argument(
+        "--data", type=Path, metavar="FILE.h5", help="samples to predict (default: the data that the run learnt from)"
+    )
+    predict.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="of these (default test)"
+    )
+    predict.add_argument("--csv", type=Path, metavar="OUT", help="the file to write (default: print)")
+    predict.epilog = (
+        "Samples are standardised as in the run; a poor sensor that its job gave to the agent is left out. "
+        "In Python: parse_mpi.load_agent(RUN, ID).predict(samples)."
+    )
 
     _add(commands, "doctor", examine, "is this environment fit to run? start it alone or under mpiexec / srun")
     return parser
@@ -168,6 +227,32 @@ def run_job(options: argparse.Namespace) -> int:
     return state.exit_code or EXIT_OK
 
 
+def compare_methods(options: argparse.Namespace) -> int:
+    from parse_mpi.compare.runner import ALL, Comparison, Share
+
+    if (options.task is None) != (options.tasks is None) or (options.task or 1) > (options.tasks or 1):
+        raise ParseMpiError("--task K and --tasks N belong together, and K is 1 to N")
+    share = Share(options.task, options.tasks) if options.task else ALL
+    comparison = Comparison(options.study, options.out, options.only)
+    if options.plan:
+        from parse_mpi.studies.comparisonplan import print_comparison_plan
+
+        print_comparison_plan(comparison)
+        return EXIT_OK
+    ended = comparison.report() if options.report else comparison.run(share)
+    if ended.result is not None:
+        from parse_mpi.studies.comparison import write_comparison
+
+        for path in (ended.result, *write_comparison(options.out)):
+            print(path)
+    if ended.open:
+        print(f"{counted(ended.open, 'cell')} not run yet, or at work elsewhere; the same command collects them later")
+    if ended.failed:
+        told = "\n".join(f"  {name}: {reason}" for name, reason in ended.failed.items())
+        raise CellError(f"{counted(len(ended.failed), 'cell')} failed; the same command tries again:\n{told}")
+    return EXIT_OK if options.report or not ended.open else EXIT_TO_BE_CONTINUED
+
+
 def show_status(options: argparse.Namespace) -> int:
     from parse_mpi.storage.owner import look
     from parse_mpi.storage.rundir import RunDirectory
@@ -211,6 +296,23 @@ def write_report(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def export_metrics(options: argparse.Namespace) -> int:
+    from parse_mpi.studies.export import export_csv
+
+    for path in export_csv(options.run, options.out):
+        print(path)
+    return EXIT_OK
+
+
+def predict_samples(options: argparse.Namespace) -> int:
+    from parse_mpi.studies.predict import Wanted, write_predictions
+
+    wanted = Wanted(options.run, options.agent, options.round, options.data, options.split, options.csv)
+    told = write_predictions(wanted)
+    print(told, file=sys.stderr if options.csv is None else sys.stdout)
+    return EXIT_OK
+
+
 def examine(options: argparse.Namespace) -> int:
     from parse_mpi.run.doctor import examine as examine_environment
 
@@ -243,6 +345,13 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
+def _levels(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(axis and level for axis, _, level in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} names no levels; write data=digits,method=parse")
+    return {axis: level for axis, _, level in pairs}
+
+
 def _round(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a round; rounds count from 1")
@@ -250,16 +359,12 @@ def _round(text: str) -> int:
 
 
 def _seconds(text: str) -> int:
-    """A time limit as Slurm writes them, in seconds."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write MM, MM:SS, HH:MM:SS or D-HH[:MM[:SS]]")
-    days, numbers = match[1], match[2].split(":")
-    units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)
-    limit_s = int(days or 0) * 86_400 + sum(int(n) * unit for n, unit in zip(numbers, units, strict=False))
-    if not limit_s:
-        raise argparse.ArgumentTypeError("a limit of no time at all; leave --time-limit out to run without one")
-    return limit_s
+    from parse_mpi.run.preemption import seconds_of
+
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; leave --time-limit out to run without one") from None
 
 
 def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]

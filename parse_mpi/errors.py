@@ -42,11 +42,18 @@ class JobError(ParseMpiError):
     """The job file is wrong; carries all problems at once."""
 
     exit_code = 2
+    whole = "job"
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
-        head = f"{counted(len(self.problems), 'problem')} in the job:"
+        head = f"{counted(len(self.problems), 'problem')} in the {self.whole}:"
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+class StudyError(JobError):
+    """The study file is wrong, or a job that it makes; carries all problems at once."""
+
+    whole = "study"
 
 
 class DataError(ParseMpiError):
@@ -75,3 +82,9 @@ class NonFiniteError(ParseMpiError):
     """Training produced NaN or infinity; names agent, round and term."""
 
     exit_code = 6
+
+
+class CellError(ParseMpiError):
+    """Cells of a study failed; all others have their results."""
+
+    exit_code = 7

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from parse_mpi.errors import JobError, Problem
-from parse_mpi.job import Hdf5Source, Job
+from parse_mpi.job import Hdf5Source, Job, Sharing
 from parse_mpi.joberrors import blame_all, dotted, key_paths, show
 from parse_mpi.jobpaths import (
     EDGE_FILE,
@@ -28,6 +28,12 @@ from parse_mpi.jobpaths import (
 from parse_mpi.yamlfile import Document, KeyPath, Value, parse_yaml, place_of, read_yaml, write_yaml
 
 BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "device")
+# Keys that came after the first version, with what was so before: jobs without them keep their digests.
+LATER: tuple[tuple[KeyPath, Value], ...] = (
+    (("method", "aggregate"), "gossip"),
+    (("method", "sharing"), Sharing().model_dump(mode="json")),
+    (("data", "source", "split"), "file"),
+)
 LEAVING_OUT_TRIES = 10  # a value, the list that it leaves empty, the section that needs it, ...
 AGENTS: KeyPath = ("agents",)
 SOURCE: KeyPath = ("data", "source")
@@ -143,6 +149,12 @@ def _trajectory(job: Job) -> dict[str, Value]:
     settings["data"] = job.data.model_dump(mode="json", exclude=elsewhere)
     for encoder in encoders_of(settings):
         encoder.pop("file", None)
+    for (*above, key), before in LATER:
+        section: Value = settings
+        for name in above:
+            section = section.get(str(name)) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(str(key)) == before:
+            del section[str(key)]
     return settings
 
 

@@ -5,7 +5,6 @@ Shapes: A agents with a row, P parameters of a row.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,16 +15,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from parse_mpi.eras import make_eras
 from parse_mpi.errors import StorageError, counted
 from parse_mpi.job.events import SensorEvent
-from parse_mpi.population import make_agents
 from parse_mpi.run.summary import size_text
-from parse_mpi.storage.checkpoint import Checkpoint, load_newest
+from parse_mpi.storage.checkpoint import Checkpoint, require_newest
 from parse_mpi.storage.manifest import MANIFEST_NAME, ArrayEntry
 from parse_mpi.storage.rundir import RunDirectory
 from parse_mpi.storage.write import storage_errors
-from parse_mpi.studies.recorded import recorded_job
+from parse_mpi.studies.recorded import era_of, recorded_job
 from parse_mpi.studies.tables import make_table, open_console
 
 READ_BYTES = 1 << 26  # at once, of one array
@@ -113,12 +110,9 @@ def _find(path: Path, console: Console) -> Checkpoint:
     if not RunDirectory(path).exists():
         what = "neither a checkpoint (no manifest.json) nor a run (no job.yaml)" if path.is_dir() else "no directory"
         raise StorageError(f"{path}: {what}. Name a run, or one of its checkpoints: RUN/checkpoints/round-...")
-    checkpoint, rejections = load_newest(path)
+    checkpoint, rejections = require_newest(path)
     for rejection in rejections:
-        console.print(f"{rejection.path.name} is not used: {rejection.reason}", style="bold red", markup=False)
-    if checkpoint is None:
-        what = "none of its checkpoints can be trusted" if rejections else "no checkpoint has been written yet"
-        raise StorageError(f"{path}: {what}")
+        console.print(str(rejection), style="bold red", markup=False)
     return checkpoint
 
 
@@ -163,7 +157,4 @@ def _kinds(checkpoint: Checkpoint) -> dict[int, str]:
     job = recorded_job(run)
     gained = [event.modality for event in job.events if isinstance(event, SensorEvent)]
     modalities = list(dict.fromkeys([m for entry in job.agents for m in entry.modalities] + gained))
-    isolated = [(done, agent) for done, agent in json.loads(str(checkpoint.header.get("isolated", "[]")))]
-    eras, _ = make_eras(job, make_agents(job, modalities), modalities, isolated)
-    reached = [era for era in eras if era.start < max(checkpoint.round_index, 1)]
-    return {agent.id: agent.kind or "– (away)" for agent in reached[-1].agents}
+    return {agent.id: agent.kind or "– (away)" for agent in era_of(job, modalities, checkpoint).agents}

@@ -38,13 +38,16 @@ def accuracy_figure(run: RecordedRun) -> Figure | None:
         return None
     heads = [name for name in HEADS if np.isfinite(run.test_accuracy(name)).any()]
     figure = new_figure(WIDTH_IN, 5.2, run.title())
-    panels = figure.subplot_mosaic([["ensemble", name] for name in heads], sharex=True, width_ratios=(2.4, 1))
+    if heads:
+        panels = figure.subplot_mosaic([["ensemble", name] for name in heads], sharex=True, width_ratios=(2.4, 1))
+    else:
+        panels = figure.subplot_mosaic([["ensemble"]])
     for name in heads[1:]:
         panels[name].sharey(panels[heads[0]])
     has_bands = len(run.kinds()) <= MOST_BANDS and len(run.metrics["evaluations/round"]) > 1
     extremes = "band: worst to best agent" if has_bands else "bars: worst to best agent in the last evaluation"
     for name, axes in panels.items():
-        is_low = name in ("ensemble", heads[-1])
+        is_low = name in ("ensemble", *heads[-1:])
         title = f"{name.capitalize()} heads" if name in heads else f"Ensemble, mean per kind of agent\n({extremes})"
         dress(axes, title, "round" if is_low else "", "test accuracy (%)" if name == "ensemble" else "")
         axes.tick_params(labelbottom=is_low)
@@ -130,7 +133,7 @@ def consensus_figure(run: RecordedRun) -> Figure | None:
         return None
     components, distance = np.array(run.labels(name, "component")), run.metrics[name]
     slices = list(dict.fromkeys(components.tolist()))
-    look = styles([*run.modalities, *(s for s in slices if _curve(s) == s)])
+    look = styles([*run.modalities, *map(_curve, slices)])
     known = np.isfinite(distance)
     has_pieces = any((known[:, components == s].sum(1) > 1).any() for s in slices)
     pieces = "\nline: mean over the components of the slice's graph, band: lowest to highest" if has_pieces else ""
@@ -170,6 +173,6 @@ def _part(slice_name: str) -> str:
 
 
 def _curve(slice_name: str) -> str:
-    """What its line is called: the modality, or the slice's own name."""
+    """What its line is called: the modality, the family or the kind of agents that it belongs to, or its own name."""
     _, bracket, modality = slice_name.partition("[")
     return modality.rstrip("]") if bracket else slice_name

@@ -15,6 +15,7 @@ import torch
 
 from parse_mpi.agents.engines import stack_size
 from parse_mpi.agents.optimisers import slice_optimisers
+from parse_mpi.agents.personal import KEPT, weight_state
 from parse_mpi.data.dataset import TEST, VALIDATION, Dataset, size_bytes
 from parse_mpi.data.sampler import widest_batch
 from parse_mpi.exchange.mixing import BLOCK_BYTES
@@ -22,13 +23,14 @@ from parse_mpi.exchange.routing import Route, ghost_bound, make_route
 from parse_mpi.job import DigitsSource
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
-from parse_mpi.run.evaluation import SAMPLES
+from parse_mpi.run.evaluation import SAMPLES, SPLITS
 
 PROCESS_BYTES = 325_000_000  # Python, torch (CPU build), MPI, h5py and what a run imports, resident
-SCIKIT_LEARN_BYTES = 70_000_000  # which only the digits need
+SCIKIT_LEARN_BYTES = 70_000_000  # which only the digits and clusters need
 ACTIVATIONS = 3  # copies of a layer's output that are alive at the peak: forward, backward, and one temporary
 EVALUATED = 8  # copies of the widest layer's output that are alive in evaluation, where nothing is kept for a gradient
 LOGITS = 6  # the same for the logits of the contrastive term, which go through more operations
+PREDICTION_BYTES = 6  # a class and its probability
 HARD_NEGATIVES = 4  # columns beside the batch's own
 
 
@@ -44,6 +46,7 @@ class RankMemory:
     checkpoint: int
     exchange: int
     activations: int
+    predictions: int
 
     @property
     def total(self) -> int:
@@ -68,25 +71,31 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
     local = {agent.id for agent in plan.agents_on(rank)}
     width = {spec.name: plan.layouts[spec.name].width for spec in plan.slices}
     held = {spec.name: len(local.intersection(spec.holders)) for spec in plan.slices}
-    own = sum(held[name] * width[name] for name in held) * item * plan.copies
+    own = sum(held[name] * plan.travelling(name) for name in held) * item
     optimisers = slice_optimisers(plan.job.train, plan.slices)
-    state = {name: sum(optimiser.state(width[name]).values()) for name, optimiser in optimisers.items()}
-    kept = {name: state[name] + optimiser.scratch * width[name] for name, optimiser in optimisers.items()}
+    state, kept = {}, {}
+    for spec in plan.slices:
+        name, optimiser = spec.name, optimisers[spec.name]
+        columns = optimiser.state(width[name]) | weight_state(plan.method, spec, width[name])
+        state[name] = sum(columns.values()) + plan.map_columns(name)
+        kept[name] = state[name] + (optimiser.scratch + KEPT * spec.personal) * width[name]
     ghosts, buffers = 0, 0
     for name, graph in plan.graphs.items():
         row = plan.row_bytes(name)
         ghosts += ghost_bound(graph, plan.rank_of, rank) * row
         buffers += (len(routes[name].ghosts) + len(routes[name].send_rows)) * row
     digits = plan.job.data.source == "digits" or isinstance(plan.job.data.source, DigitsSource)
+    clusters = any(graph.clusters > 1 for graph in plan.graphs.values())
     return RankMemory(
-        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if digits else 0),
+        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if digits or clusters else 0),
         data=_data_bytes(plan, dataset, rank, item),
         rows=own * (2 if plan.job.train.order == "consensus" else 1),
         gradients=own,
         optimiser=sum(held[name] * kept[name] for name in held) * item,
-        checkpoint=own + sum(held[name] * state[name] for name in held) * item,
+        checkpoint=sum(held[name] * (plan.saved(name) + state[name]) for name in held) * item,
         exchange=ghosts + buffers + 3 * BLOCK_BYTES["cpu"],
         activations=_activation_bytes(plan, rank, item),
+        predictions=_prediction_bytes(plan, dataset, rank),
     )
 
 
@@ -96,12 +105,24 @@ def _data_bytes(plan: Plan, dataset: Dataset, rank: int, item: int) -> int:
     agents = plan.agents_on(rank)
     in_memory = {m: x for m, x in dataset.modalities.items() if isinstance(x, np.ndarray)}
     whole = sum(map(size_bytes, in_memory.values())) + dataset.labels.nbytes
-    evaluated = len(dataset.indices(VALIDATION)) + len(dataset.indices(TEST))
+    evaluated = sum(_evaluated(plan, dataset))
     mine = 0
     for m in in_memory:
         samples = sum(len(plan.samples[agent.id]) for agent in agents if m in agent.modalities)
         mine += (samples + (evaluated if samples else 0)) * math.prod(plan.shapes[m]) * item
     return whole + mine
+
+
+def _evaluated(plan: Plan, dataset: Dataset) -> tuple[int, int]:
+    """Samples of the two splits that agents are evaluated on."""
+    return len(dataset.indices(VALIDATION)), len(dataset.indices(TEST)) if plan.job.evaluate.test else 0
+
+
+def _prediction_bytes(plan: Plan, dataset: Dataset, rank: int) -> int:
+    """What every agent predicts for every sample at the end: of the rank's own agents, and on rank 0 of all."""
+    of_agent = len(SPLITS) * max(_evaluated(plan, dataset)) * PREDICTION_BYTES
+    gathered = len(plan.agents) if rank == 0 and plan.job.evaluate.predictions else 0
+    return 2 * (len(plan.agents_on(rank)) + gathered) * of_agent
 
 
 def _activation_bytes(plan: Plan, rank: int, item: int) -> int:

@@ -83,11 +83,14 @@ def _slices(plan: Plan) -> Table:
     rows, item = [], plan.item_bytes
     for spec in plan.slices:
         width = plan.layouts[spec.name].width
-        links = len(plan.graphs[spec.graph].at(0).neighbours) if spec.graph else 0
-        round_bytes = links * item * plan.travelling(spec.name)
+        graph, sent = spec.graph, plan.travelling(spec.name)
+        if spec.coupling:
+            graph, sent = spec.coupling.graph, spec.coupling.width
+        links = int(np.isin(plan.graphs[graph].at(0).neighbours, spec.holders).sum()) if graph else 0
+        round_bytes = links * item * sent
         cells = (str(len(spec.holders)), f"{width:,}", size_text(width * item), size_text(round_bytes))
-        due = f", every {spec.every} rounds" if spec.every > 1 else ""
-        rows.append((spec.name, f"{spec.graph}{due}" if spec.graph else "– (not shared)", *cells))
+        due = f", every {spec.every} rounds" if spec.every > 1 else ", by maps" if spec.coupling else ""
+        rows.append((spec.name, f"{graph}{due}" if graph else "– (not shared)", *cells))
     columns = ("slice", "graph", "holders", "parameters", "a row", "a round")
     return make_table("Slices", columns, ("slice", "graph"), rows)
 

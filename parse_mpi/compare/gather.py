@@ -1,0 +1,90 @@
+"""From the run directories of a study to what study.h5 holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parse_mpi.compare.choices import Choice, Pair
+from parse_mpi.compare.collect import read_result
+from parse_mpi.compare.reading import StudyFile
+from parse_mpi.compare.standing import is_finished, run_of
+from parse_mpi.compare.studyfile import Cell, Status, Study
+from parse_mpi.compare.trials import Trial
+from parse_mpi.errors import JobError, StorageError
+from parse_mpi.storage.rundir import utc_now
+from parse_mpi.yamlfile import read_yaml
+
+OF_LAUNCHES = ("commit", "machine", "versions")  # what provenance.yaml of a run tells of its launches
+
+
+class NoResult(NamedTuple):
+    """Why a cell has none."""
+
+    status: Status
+    reason: str = ""
+
+
+def gather(
+    study: StudyFile, out: Path, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]
+) -> Study:
+    """All that there is. known: name of a cell -> why there is no need to look for its result."""
+    spec = study.spec
+    return Study(
+        name=spec.name,
+        axes={axis: tuple(levels) for axis, levels in spec.cells.items()},
+        seeds=spec.seeds,
+        compare=spec.compare,
+        cells=tuple(_cell(out, trial, known.get(trial.name)) for trial in cells),
+        tuning=dict(choices),
+        provenance=_provenance(study, (run_of(out, trial).provenance_path for trial in cells)),
+    )
+
+
+def _cell(out: Path, trial: Trial, known: NoResult | None) -> Cell:
+    result = None
+    if known is None and is_finished(out, trial):
+        try:
+            result = read_result(run_of(out, trial), trial.job)
+        except StorageError as error:
+            known = NoResult("failed", str(error))
+    elif known is None:
+        known = NoResult("missing")
+    return Cell(
+        name=trial.name,
+        levels=dict(trial.levels),
+        seed=trial.seed,
+        job_digest=trial.digest,
+        rounds=trial.job.train.rounds,
+        status=known.status if known else "finished",
+        reason=known.reason if known else "",
+        result=result,
+    )
+
+
+def _provenance(study: StudyFile, records: Iterable[Path]) -> dict[str, str]:
+    """When and how the study was collected, and from what its cells were run: every commit and machine among them."""
+    launches = [launch for record in records for launch in _launches(record)]
+    told = {key: list(dict.fromkeys(_told(launch.get(key)) for launch in launches)) for key in OF_LAUNCHES}
+    return {
+        "time": utc_now(),
+        "command": " ".join(sys.argv),
+        **{key: "; ".join(filter(None, values)) for key, values in told.items()},
+        "study": study.text,
+    }
+
+
+def _launches(record: Path) -> list[dict[str, Any]]:
+    try:
+        launches = read_yaml(record).value
+    except JobError:  # not there, or damaged: the results are not
+        return []
+    return [launch for launch in launches if isinstance(launch, dict)] if isinstance(launches, list) else []
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return str(value or "")

@@ -1,0 +1,144 @@
+"""Launches side by side: so many at a time, each finished one told at once, and none left behind when told to stop."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from parse_mpi.compare.launch import Launch
+from parse_mpi.compare.ledger import STARTED, Ledger
+from parse_mpi.compare.progress import Progress
+from parse_mpi.compare.schema import Launches
+from parse_mpi.compare.standing import failure, run_of, standing, validation_score
+from parse_mpi.compare.trials import Trial, in_order
+from parse_mpi.errors import EXIT_INTERRUPTED, EXIT_TO_BE_CONTINUED, ParseMpiError
+from parse_mpi.storage.owner import look
+
+POLL_S = 0.05
+STOP_S = 120.0  # for launches to reach the end of a round and write a checkpoint
+
+
+class StoppedError(ParseMpiError):
+    """Ctrl-C or SIGTERM: all launches have ended, and what they did is kept."""
+
+    def __init__(self, number: int):
+        super().__init__(f"{signal.Signals(number).name}: all launches have ended; the same command goes on")
+        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TO_BE_CONTINUED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial. elsewhere: another launch is at work on it."""
+
+    trial: Trial
+    status: Literal["finished", "failed", "elsewhere"]
+    reason: str = ""
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    token: str
+    launch: Launch
+
+
+class Pool:
+    """Runs trials of one study directory."""
+
+    def __init__(self, study_dir: Path, how: Launches):
+        self.study_dir = study_dir
+        self.how = how
+        self.ledger = Ledger(study_dir / "ledger.csv")
+        self._asked = 0  # signals so far
+        self._signal = 0
+
+    def run(self, trials: Sequence[Trial], what: str) -> list[Outcome]:
+        """Run what is not finished yet, in this order. what: the trials in a word, for the user.
+
+        Raises StoppedError when told to stop, and StorageError where the study directory can't be written.
+        """
+        waiting, running, outcomes = deque(trials), list[_Running](), list[Outcome]()
+        with self._listening(), Progress(what, len(trials), self.how.at_once) as progress:
+            try:
+                while (waiting or running) and not self._asked:
+                    while waiting and len(running) < self.how.at_once:
+                        outcome = self._begin(waiting.popleft(), running)
+                        if outcome is not None:
+                            outcomes.append(outcome)
+                            progress.skip(outcome.trial.name, outcome.status)
+                    ended = [(job, code) for job in running if (code := job.launch.poll()) is not None]
+                    for job, code in ended:
+                        running.remove(job)
+                        outcomes.append(self._end(job, code))
+                        progress.done(job.trial.name, outcomes[-1].status, outcomes[-1].reason, job.launch.seconds)
+                    if not ended:
+                        time.sleep(POLL_S)
+            finally:
+                self._stop(running)
+        if self._asked:
+            raise StoppedError(self._signal)
+        return outcomes
+
+    def _begin(self, trial: Trial, running: list[_Running]) -> Outcome | None:
+        """Launch a trial; or say what it is where there is nothing to launch: others may have finished it meanwhile."""
+        run = run_of(self.study_dir, trial)
+        found = standing(run, trial)
+        if found in ("finished", "elsewhere"):
+            return Outcome(trial, "finished" if found == "finished" else "elsewhere")
+        command = [
+            sys.executable, "-m", "parse_mpi", "run", str(trial.base), "--out", str(run.path),
+            "--time-limit", self.how.time_limit, *(["--fresh"] if found == "changed" else []),
+        ]  # fmt: skip
+        for override in in_order(trial.overrides):
+            command += ["--set", override]
+        log = self.study_dir / "logs" / trial.folder.with_name(f"{trial.name}.log")
+        launch = Launch(command, self.how.ranks, self.how.threads, self.how.limit_s, log)
+        running.append(_Running(trial, secrets.token_hex(4), launch))
+        self.ledger.add(running[-1].token, trial, STARTED)
+        return None
+
+    def _end(self, job: _Running, code: int) -> Outcome:
+        run, seconds = run_of(self.study_dir, job.trial), job.launch.seconds
+        if code == 0 and standing(run, job.trial) == "finished":
+            self.ledger.add(job.token, job.trial, "finished", seconds, validation_score(run))
+            return Outcome(job.trial, "finished")
+        if look(run) is not None and standing(run, job.trial) == "elsewhere":
+            self.ledger.add(job.token, job.trial, "elsewhere", seconds)
+            return Outcome(job.trial, "elsewhere")
+        self.ledger.add(job.token, job.trial, "failed", seconds)
+        return Outcome(job.trial, "failed", f"exit code {code}: {failure(run, job.launch.output())}")
+
+    def _stop(self, running: Sequence[_Running]) -> None:
+        """End all that still runs, with checkpoints; at once when asked a second time."""
+        for job in running:
+            job.launch.ask_to_stop()
+        until = time.monotonic() + STOP_S
+        for job in running:
+            while job.launch.poll() is None and time.monotonic() < until and self._asked < 2:
+                time.sleep(POLL_S)
+            job.launch.kill()
+        for job in running:
+            self.ledger.add(job.token, job.trial, "stopped", job.launch.seconds)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop, until the end of this context."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._asked, self._signal = self._asked + 1, self._signal or number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,183 @@
+"""`parse-mpi compare`: tune, run every cell, collect the results.
+
+Nothing is done twice: what is finished is kept as long as its job is the same, what is not is continued, and what
+another compare in the same directory is at work on is left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parse_mpi.compare.choices import Choice, Pair, read_choices, write_choices
+from parse_mpi.compare.directory import RESULT, make_directory
+from parse_mpi.compare.estimate import Cost, calibrated_costs, calibrations, measured_costs
+from parse_mpi.compare.gather import NoResult, gather
+from parse_mpi.compare.pool import Pool
+from parse_mpi.compare.reading import StudyFile, read_study
+from parse_mpi.compare.schema import DATA, METHOD
+from parse_mpi.compare.standing import is_finished, run_of
+from parse_mpi.compare.studyfile import write_study
+from parse_mpi.compare.trials import Resolver, Trial, pair_of
+from parse_mpi.compare.tuning import choose, configurations, key_of, missing
+from parse_mpi.errors import Problem, StudyError
+from parse_mpi.joberrors import key_hint
+
+NOT_TUNED = "tuning has not chosen its settings yet"
+NOTHING_WORKED = "tuning: every configuration failed on some seed"
+
+
+@dataclass(frozen=True)
+class Share:
+    """The number-th of `of` shares of all launches, counted from 1: every array task takes one."""
+
+    number: int
+    of: int
+
+    def part(self, trials: Sequence[Trial]) -> Sequence[Trial]:
+        return trials[self.number - 1 :: self.of]
+
+
+ALL = Share(1, 1)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a compare ended. failed: name of a cell -> reason. open: how many cells are neither finished nor failed.
+
+    result: study.h5, where it was written.
+    """
+
+    failed: dict[str, str]
+    open: int
+    result: Path | None
+
+
+class Comparison:
+    """A study and the directory of its results. only: axis -> level of the cells that are wanted."""
+
+    def __init__(self, path: Path, out: Path, only: Mapping[str, str]):
+        """Raises StudyError where the study or one of its jobs is wrong, StorageError where `out` is something else."""
+        self.study = read_study(path)
+        self.out = out
+        self.only = only
+        self.resolver = Resolver(self.study)
+        _check_only(self.study, only)
+        self.tried = configurations(self.study, self.resolver) if self.study.spec.tuning else {}
+        self.resolver.check(trial for trial in self._cells({}) if not run_of(out, trial).exists())
+        self.resolver.require_sound()
+        make_directory(self.study, out)
+        self.pool = Pool(out, self.study.spec.launch)
+
+    def run(self, share: Share = ALL) -> Ended:
+        """Tune and run what is not finished; then collect the results, unless cells are left to others."""
+        self._tune(share)
+        choices = self.choices()
+        cells = self.cells(choices)
+        known = self._without_settings(cells, choices)
+        mine = share.part([trial for trial in cells if self._is_wanted(trial)])
+        outcomes = self.pool.run([trial for trial in mine if trial.name not in known], "cells")
+        known |= {o.trial.name: NoResult("failed", o.reason) for o in outcomes if o.status == "failed"}
+        failed = {name: why.reason for name, why in known.items() if why.status == "failed"}
+        left = self._left(cells, known)
+        return Ended(failed, left, None if left or share != ALL else self._collect(cells, choices, known))
+
+    def report(self) -> Ended:
+        """Collect the results that there are; starts nothing."""
+        choices = self.choices()
+        cells = self.cells(choices)
+        known = self._without_settings(cells, choices)
+        return Ended({}, self._left(cells, known), self._collect(cells, choices, known))
+
+    def costs(self) -> dict[Pair, Cost]:
+        """What a launch of each wanted pair takes; those of which nothing has finished are calibrated now."""
+        finished = [*self.cells(self.choices()), *self.tuning_launches()]
+        costs = measured_costs(self.out, finished)
+        pairs = dict.fromkeys(pair_of(trial) for trial in finished if self._is_wanted(trial))
+        short = calibrations(self.study, self.resolver, [pair for pair in pairs if pair not in costs])
+        self.resolver.require_sound()
+        self.pool.run(short, "calibration")
+        return costs | dict(calibrated_costs(self.out, short))
+
+    def unfinished(self) -> tuple[list[Trial], list[Trial]]:
+        """Cells and launches of tuning that are wanted and not finished."""
+        choices = self.choices()
+        cells, launches = self.cells(choices), missing(self.tried, choices)
+        return [t for t in cells if self._is_open(t)], [t for t in launches if self._is_open(t)]
+
+    def choices(self) -> dict[Pair, Choice]:
+        """What tuning.yaml has frozen for what this study tries."""
+        found = read_choices(self.out) if self.tried else {}
+        return {pair: c for pair, c in found.items() if pair in self.tried and c.key == key_of(self.tried[pair])}
+
+    def cells(self, choices: Mapping[Pair, Choice]) -> list[Trial]:
+        """All cells, with the settings that were chosen."""
+        found = self._cells(choices)
+        self.resolver.require_sound()
+        return found
+
+    def tuning_launches(self) -> list[Trial]:
+        """All of them, whether they are still needed or not."""
+        return missing(self.tried, {})
+
+    def _tune(self, share: Share) -> None:
+        """Run what tuning lacks, and freeze the choices of all pairs that lack nothing any more."""
+        choices = self.choices()
+        wanted = [trial for trial in self.tuning_launches() if self._is_wanted(trial)]
+        lacking = [trial for trial in share.part(wanted) if pair_of(trial) not in choices]
+        outcomes = self.pool.run(lacking, "tuning") if lacking else []
+        failed = {outcome.trial.name for outcome in outcomes if outcome.status == "failed"}
+        found: dict[Pair, Choice] = {}
+        for pair in dict.fromkeys(map(pair_of, wanted)):
+            trials = missing({pair: self.tried[pair]}, choices)
+            if trials and all(trial.name in failed or is_finished(self.out, trial) for trial in trials):
+                found[pair] = choose(self.out, self.tried[pair])
+        if found:
+            write_choices(self.out, self.choices() | found)
+
+    def _cells(self, choices: Mapping[Pair, Choice]) -> list[Trial]:
+        return self.resolver.cells(lambda *pair: choices[pair].settings if pair in choices else {})
+
+    def _without_settings(self, cells: Sequence[Trial], choices: Mapping[Pair, Choice]) -> dict[str, NoResult]:
+        """Cells that can't run, because tuning has not chosen their settings, or could not."""
+        if not self.tried:
+            return {}
+        open_pairs = {pair: NoResult("missing", NOT_TUNED) for pair in self.tried if pair not in choices}
+        hopeless = {pair: NoResult("failed", NOTHING_WORKED) for pair, c in choices.items() if c.chosen is None}
+        none = open_pairs | hopeless
+        return {trial.name: none[pair_of(trial)] for trial in cells if pair_of(trial) in none}
+
+    def _is_wanted(self, trial: Trial) -> bool:
+        """Whether a cell is, or a launch of tuning that a wanted cell needs."""
+        axes = (DATA, METHOD) if trial.purpose == "tuning" else self.study.spec.cells
+        return all(trial.levels[axis] == level for axis, level in self.only.items() if axis in axes)
+
+    def _is_open(self, trial: Trial) -> bool:
+        return self._is_wanted(trial) and not is_finished(self.out, trial)
+
+    def _left(self, cells: Sequence[Trial], known: Mapping[str, NoResult]) -> int:
+        """How many cells are neither finished nor failed."""
+        unknown = [trial for trial in cells if trial.name not in known]
+        return sum(why.status == "missing" for why in known.values()) + sum(
+            not is_finished(self.out, trial) for trial in unknown
+        )
+
+    def _collect(self, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]) -> Path:
+        write_study(self.out / RESULT, gather(self.study, self.out, cells, choices, known))
+        return self.out / RESULT
+
+
+def _check_only(study: StudyFile, only: Mapping[str, str]) -> None:
+    """Raises StudyError where --only names what the study does not have."""
+    axes, problems = study.spec.cells, []
+    for axis, level in only.items():
+        if axis not in axes:
+            what, hint = f"there is no axis {axis}", key_hint(axis, list(axes))
+        elif level not in axes[axis]:
+            what, hint = f"the axis {axis} has no level {level}", key_hint(level, list(axes[axis]))
+        else:
+            continue
+        problems.append(Problem(f"--only {axis}={level}", what, hint))
+    if problems:
+        raise StudyError(problems)

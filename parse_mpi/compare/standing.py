@@ -1,0 +1,76 @@
+"""How a trial stands: what its run directory says, whoever made it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Literal
+
+from parse_mpi.compare.trials import Trial
+from parse_mpi.errors import JobError, StorageError
+from parse_mpi.job import Hdf5Source, Job
+from parse_mpi.jobfile import load_job
+from parse_mpi.run.summary import best_row, evaluation
+from parse_mpi.storage.metrics import read_metrics
+from parse_mpi.storage.owner import WATCH_S, look
+from parse_mpi.storage.rundir import RunDirectory
+
+Standing = Literal["finished", "elsewhere", "changed", "open"]
+LINES_TOLD = 5  # of a failed launch's output
+
+
+def standing(run: RunDirectory, trial: Trial) -> Standing:
+    """finished: nothing to do. elsewhere: another launch is at work there. changed: its job is another by now.
+
+    open: not begun, or to be continued. Raises StorageError where the directory can't be read.
+    """
+    owner = look(run)
+    if owner is not None and (owner.verdict == "alive" or (owner.verdict == "unknown" and owner.age_s < WATCH_S)):
+        return "elsewhere"
+    if not run.exists():
+        return "open"
+    recorded = recorded_job(run, trial)
+    if recorded is None or not trial.same_as(recorded):
+        return "changed"
+    state = run.read_state()
+    return "finished" if state is not None and state.status == "finished" else "open"
+
+
+def is_finished(study_dir: Path, trial: Trial) -> bool:
+    """Whether there is nothing to do for a trial but to read what it measured."""
+    return standing(run_of(study_dir, trial), trial) == "finished"
+
+
+def recorded_job(run: RunDirectory, trial: Trial) -> Job | None:
+    """The job that was run, its data being where they are now; None where it is no job of this version."""
+    source, file = trial.job.data.source, trial.job.data.partition.file
+    moved = [f"data.source.hdf5={json.dumps(source.hdf5)}"] if isinstance(source, Hdf5Source) else []
+    moved += [f"data.partition.file={json.dumps(file)}"] if file else []
+    try:
+        return load_job(run.job_path, moved).job
+    except JobError:
+        return None
+
+
+def failure(run: RunDirectory, output: str) -> str:
+    """Why a launch did not get to the end: as its state says, otherwise the end of what it wrote."""
+    try:
+        state = run.read_state()
+    except StorageError as error:
+        return str(error)
+    if state is not None and state.status in ("failed", "stopped") and state.reason:
+        where = f" at round {state.round} of {state.rounds}" if state.status == "stopped" else ""
+        return f"{state.status}{where}: {state.reason}"
+    return "\n".join([line for line in output.splitlines() if line.strip()][-LINES_TOLD:]) or "it wrote nothing"
+
+
+def validation_score(run: RunDirectory) -> float:
+    """The best mean ensemble accuracy on validation over all agents; nan for runs without validation samples."""
+    metrics = read_metrics(run.path)
+    best = best_row(metrics)
+    return math.nan if best is None else float(evaluation(metrics, best, "validation").of(None, "ensemble").mean())
+
+
+def run_of(study_dir: Path, trial: Trial) -> RunDirectory:
+    return RunDirectory(study_dir / trial.folder)

@@ -1,0 +1,280 @@
+"""parse-mpi compare: what is launched, what is kept, what is tuned on, and what is left behind."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from compare_cases import TUNING, InProcess, in_process, write_study
+from launch import ROOT, child_environment
+from small_jobs import write_dataset
+
+from parse_mpi.cli import main
+from parse_mpi.compare.choices import read_choices
+from parse_mpi.compare.runner import Comparison, Share
+from parse_mpi.compare.studyfile import load_study
+from parse_mpi.jobfile import load_job
+from parse_mpi.run.summary import evaluation
+from parse_mpi.storage.metrics import read_metrics
+from parse_mpi.storage.owner import Owner, look
+from parse_mpi.storage.rundir import RunDirectory
+
+LOCAL = {"cells": {"method": {"parse": None}}}
+FAILING = {"cells": {"rate": {"fine": {}, "wild": {"train.optimiser.lr": 1000.0, "train.rounds": 30}}}}
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The commands of all launches, which run inside this process."""
+    return in_process(monkeypatch)
+
+
+def ledger(out):
+    with open(out / "ledger.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(command, key):
+    """What a command sets a key to, in order."""
+    return [json[len(key) + 1 :] for json in command if json.startswith(f"{key}=")]
+
+
+def test_every_cell_is_launched_once_and_its_result_is_that_of_its_run(tmp_path, started):
+    out = tmp_path / "out"
+    comparison = Comparison(write_study(tmp_path), out, {})
+    ended = comparison.run()
+    assert (ended.failed, ended.open, ended.result) == ({}, 0, out / "study.h5")
+    study = load_study(out / "study.h5")
+    assert [(cell.levels["method"], cell.seed) for cell in study.cells] == [
+        ("parse", 100), ("parse", 101), ("local", 100), ("local", 101)
+    ]  # fmt: skip
+    for cell in study.cells:
+        metrics = read_metrics(out / "cells" / cell.name)
+        job = load_job(out / "cells" / cell.name / "job.yaml").job
+        assert (job.method.name, job.seed) == (cell.levels["method"], cell.seed)
+        for split in ("validation", "test"):
+            expected = evaluation(metrics, -1, split).accuracy
+            found = [cell.result.accuracy(name, split=split) for name in cell.result.prediction]
+            np.testing.assert_array_equal(np.stack(found, axis=1), expected)
+        curve = cell.result.curve
+        whole = curve.accuracy[-1, curve.kind.index("all"), 1, 0]
+        assert whole == pytest.approx(evaluation(metrics, -1, "test").of(None, "ensemble").mean())
+        assert curve.payload_bytes[-1] == metrics["rounds/payload_bytes"].sum() == cell.result.payload_bytes
+        assert (cell.levels["method"] == "local") == (cell.result.payload_bytes == 0)
+        assert cell.result.gradient_steps.tolist() == [2] * 3
+        np.testing.assert_array_equal(cell.result.final.predicted, metrics["final/predicted"])
+        assert cell.result.final.pair
+    assert len(started) == 4
+
+    again = Comparison(tmp_path / "study.yaml", out, {}).run()
+    assert again.result
+    assert len(started) == 4
+    lines = ledger(out)
+    assert [line["outcome"] for line in lines].count("finished") == 4
+    assert len({line["launch"] for line in lines}) == len(lines) / 2 == 4
+
+
+def test_only_the_cells_whose_job_has_changed_run_anew(tmp_path, started):
+    out, weaker = tmp_path / "out", {"cells": {"method": {"parse": {"method": {"name": "parse", "beta": 0.25}}}}}
+    Comparison(write_study(tmp_path, {"seeds": [100]}), out, {}).run()
+    del started[:]
+    Comparison(write_study(tmp_path, {"seeds": [100], **weaker}), out, {}).run()
+    assert [command[command.index("--out") + 1] for command in started] == [str(out / "cells" / "digits,parse,100")]
+    assert "--fresh" in started[0]
+    for method in ("parse", "local"):
+        job = load_job(out / "cells" / f"digits,{method},100" / "job.yaml").job
+        assert (job.method.beta == 0.25) == (method == "parse")
+
+    del started[:]
+    Comparison(write_study(tmp_path, {"seeds": [100], **weaker}, {"train": {"rounds": 3}}), out, {}).run()
+    assert len(started) == 2
+
+
+def test_an_unfinished_cell_goes_on_where_it_was(tmp_path, started):
+    out, study = tmp_path / "out", write_study(tmp_path, {"seeds": [100]})
+    comparison = Comparison(study, out, {})
+    trial = comparison.cells({})[0]
+    command = ["run", str(trial.base), "--out", str(out / trial.folder), "--stop-after", "1"]
+    InProcess([sys.executable, "-m", "parse_mpi", *command, *_sets(trial)], 1, 1, 60, out / "logs" / "first.log")
+    assert comparison.run().result
+    assert "resuming after round 1" in (out / "logs" / "cells" / f"{trial.name}.log").read_text()
+
+
+def _sets(trial):
+    return [word for key, value in trial.overrides.items() for word in ("--set", f"{key}={value}")]
+
+
+def test_a_failed_cell_is_told_and_stops_no_other(tmp_path, started, capsys):
+    out = tmp_path / "out"
+    study = write_study(tmp_path, {**FAILING, "seeds": [100]})
+    assert main(["compare", str(study), "--out", str(out)]) == 7
+    said = capsys.readouterr()
+    assert "2 cells failed; the same command tries again" in said.err
+    assert re.search(r"digits,parse,wild,100: exit code 6: failed: .*not finite", said.err)
+    cells = {cell.name: cell for cell in load_study(out / "study.h5").cells}
+    assert cells["digits,parse,fine,100"].result is not None
+    failed = cells["digits,parse,wild,100"]
+    assert (failed.status, failed.result) == ("failed", None)
+    assert "not finite" in failed.reason
+    assert [line["outcome"] for line in ledger(out)].count("failed") == 2
+
+    assert main(["compare", str(study), "--out", str(out), "--only", "rate=fine"]) == 75
+    assert main(["compare", str(study), "--out", str(out), "--report"]) == 0
+    assert {cell.status for cell in load_study(out / "study.h5").cells} == {"finished", "missing"}
+
+
+def test_shares_of_array_tasks_are_all_cells_once_and_a_plain_compare_collects(tmp_path, started):
+    study, out = write_study(tmp_path), tmp_path / "out"
+    for number in (1, 2, 3):
+        ended = Comparison(study, out, {}).run(Share(number, 3))
+        assert ended.result is None
+    assert len(started) == 4
+    assert not (out / "study.h5").exists()
+    assert Comparison(study, out, {}).run().result
+    assert len(started) == 4
+
+
+def test_a_cell_that_another_launch_is_at_work_on_is_left_to_it(tmp_path, started):
+    study, out = write_study(tmp_path, {"seeds": [100]}), tmp_path / "out"
+    comparison = Comparison(study, out, {})
+    busy = RunDirectory(out / comparison.cells({})[0].folder)
+    busy.make()
+    owner = Owner.claim(busy, print, print)
+    try:
+        ended = comparison.run()
+    finally:
+        owner.release()
+    assert (ended.failed, ended.open, ended.result) == ({}, 1, None)
+    assert len(started) == 1
+    assert Comparison(study, out, {}).run().result
+
+
+def test_tuning_picks_the_best_on_validation_and_freezes_it(tmp_path, started):
+    out, study = (
+        tmp_path / "out",
+        write_study(tmp_path, {"tuning": {**TUNING, "configurations": 3, "seeds": [1, 2]}, **LOCAL}),
+    )
+    assert Comparison(study, out, {}).run().result
+    tuning, cells = started[:6], started[6:]
+    assert all(values(command, "evaluate.test") == ["false"] for command in tuning)
+    assert [values(command, "seed")[0] for command in tuning] == ["1", "2"] * 3
+    assert not any(values(command, "evaluate.test") for command in cells)
+    for folder in (out / "tuning").iterdir():
+        assert load_job(folder / "job.yaml").job.evaluate.test is False
+        accuracy = read_metrics(folder)["evaluations/accuracy"]
+        assert np.isnan(accuracy[:, :, 1]).all()
+        assert not np.isnan(accuracy[:, :, 0, 0, 0]).any()
+
+    loaded, choices = load_study(out / "study.h5"), read_choices(out)
+    assert loaded.tuning == choices
+    for (data, method), choice in choices.items():
+        means = []
+        for number in range(3):
+            best = []
+            for seed in (1, 2):
+                metrics = read_metrics(out / "tuning" / f"{data},{method},{number},{seed}")
+                best.append(max(evaluation(metrics, row, "validation").of(None, "ensemble").mean() for row in (0, 1)))
+            means.append(np.mean(best))
+        assert choice.chosen == int(np.argmax(means))
+        assert [one.score for one in choice.tried] == pytest.approx(means)
+        assert choice.tried[0].settings == {}
+        for cell in loaded.select(data=data, method=method):
+            lr = load_job(out / "cells" / cell.name / "job.yaml").job.train.optimiser.lr
+            assert lr == choice.settings.get("train.optimiser.lr", 0.1)
+
+    shutil.rmtree(out / "tuning")
+    assert Comparison(study, out, {}).run().result
+    assert len(started) == 8
+
+
+def test_tuning_never_sees_the_test_samples_nor_their_labels(tmp_path, started):
+    """The same choice from a file whose test samples and labels were replaced by garbage."""
+    agents = [{"modalities": ["a"], "count": 2}, {"modalities": ["a", "b"], "count": 2}]
+    job = {"agents": agents, "data": {"source": {"hdf5": "data.h5"}}, "topology": {"kind": "complete"}}
+    choices, test_accuracy = [], []
+    for name in ("sound", "garbage"):
+        folder = tmp_path / name
+        folder.mkdir()
+        study = write_study(folder, {"tuning": {**TUNING, "configurations": 3}, "seeds": [100], **LOCAL}, job)
+        data = write_dataset(folder / "data.h5")
+        if name == "garbage":
+            with h5py.File(data, "r+") as file:
+                test = np.flatnonzero(file["split"][:] == 2)
+                file["labels"][test] = (file["labels"][:][test] + 1) % 4
+                for modality in ("a", "b"):
+                    values = file[f"modalities/{modality}"]
+                    values[:] = np.where(
+                        np.isin(np.arange(len(values)), test).reshape(-1, *[1] * (values.ndim - 1)), -7, values
+                    )
+        ended = Comparison(study, folder / "out", {}).run()
+        choices.append(read_choices(folder / "out"))
+        cells = load_study(ended.result).cells
+        test_accuracy.append([cell.result.accuracy().mean() for cell in cells])
+    assert choices[0] == choices[1]
+    assert len({tried.score for choice in choices[0].values() for tried in choice.tried}) > 1
+    assert test_accuracy[0] != test_accuracy[1]
+
+
+def test_the_plan_starts_no_cell_and_says_what_was_measured(tmp_path, started, capsys):
+    study, out = write_study(tmp_path, {"tuning": TUNING}), tmp_path / "out"
+    arguments = ["compare", str(study), "--out", str(out), "--plan"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "4 cells and 4 launches of tuning are left: about 0:" in said
+    assert said.count("extrapolated from 6 rounds") == 2
+    assert {command[command.index("--out") + 1].split("/")[-2] for command in started} == {"calibration"}
+    assert main(arguments) == 0
+    assert len(started) == 2
+    capsys.readouterr()
+    Comparison(study, out, {"method": "parse"}).run()
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "2 cells and 2 launches of tuning are left" in said
+    assert "extrapolated from 6 rounds" in said
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path, started, capsys):
+    study, out = write_study(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("")
+    assert main(["compare", str(study), "--out", str(out)]) == 5
+    assert "holds something else than a study" in capsys.readouterr().err
+    (out / "thesis.tex").unlink()
+    Comparison(study, out, {})
+    assert main(["compare", str(write_study(tmp_path, {"name": "other"})), "--out", str(out)]) == 5
+    assert "holds the study small, not other" in capsys.readouterr().err
+
+
+def test_a_sigterm_ends_all_launches_and_the_same_command_goes_on(tmp_path):
+    """The cell writes a checkpoint, nothing is left running, and what follows begins where it was."""
+    only_parse = {"seeds": [100], "cells": {"method": {"local": None}}}
+    job = {"train": {"rounds": 100_000}, "evaluate": {"every": 100_000}, "checkpoint": {"every": 20}}
+    study, out = write_study(tmp_path, only_parse, job), tmp_path / "out"
+    command = [sys.executable, "-m", "parse_mpi", "compare", str(study), "--out", str(out)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    run = RunDirectory(out / "cells" / "digits,parse,100")
+    until = time.monotonic() + 60
+    while not ((state := run.read_state()) and state.round):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    pid = look(run).record.pid
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "SIGTERM: all launches have ended; the same command goes on" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    state = run.read_state()
+    assert state.status == "stopped"
+    assert 0 < state.round < 100_000
+    assert [line["outcome"] for line in ledger(out)] == ["started", "stopped"]
