@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from parse_mpi.compare.launch import OF_LAUNCHERS, find_mpiexec
+
 ROOT = Path(__file__).parent.parent
 RANK_ENTRY = Path(__file__).with_name("rank_entry.py")
-OF_LAUNCHERS = ("PMI_", "PMIX_", "SLURM_", "OMPI_", "PRTE_", "HYDI_", "MPI_LOCAL")  # what an outer launch may have set
 MARK = "PARSE_MPI_TEST_LAUNCH"
 GRACE_S = 2.0  # for a launcher to end its ranks by itself
 POLL_S = 0.02
@@ -136,18 +136,6 @@ class Launch:
                 if mark in (folder / "environ").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
         return found
-
-
-def find_mpiexec() -> str:
-    """The mpiexec beside this interpreter, otherwise the one on PATH, which must belong to mpi4py's library then."""
-    beside = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
-    found = beside or shutil.which("mpiexec")
-    if found is None:
-        raise RuntimeError(
-            f"no mpiexec beside {sys.executable} and none on PATH: install an MPI into this environment "
-            "(pip install 'parse-mpi[mpich]') or load the site's MPI module"
-        )
-    return found
 
 
 def child_environment() -> dict[str, str]:

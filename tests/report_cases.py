@@ -88,8 +88,11 @@ class Bench:
             "ranks/round": index,
             "ranks/seconds": draw.random((rounds, ranks, len(PHASES))),
             "ranks/travel_seconds": draw.random((rounds, ranks)),
+            "ranks/sent_bytes": draw.integers(1, 10**6, (rounds, ranks, len(self.slices))),
             "rounds/payload_bytes": draw.integers(1, 10**6, (rounds, len(self.slices))),
             "rounds/waiting_bytes": np.zeros((rounds, len(self.slices)), np.int64),
+            "links/last_round": np.full(ranks, self.rounds),
+            "links/slice": np.arange(ranks),
             "links/source": np.arange(ranks),
             "links/destination": (np.arange(ranks) + 1) % ranks,
             "links/bytes": draw.integers(1, 10**6, ranks),
@@ -108,6 +111,7 @@ class Bench:
 
     def _write_tables(self) -> None:
         tables = {
+            "agents/id": np.arange(len(self.kinds)),
             "agents/kind": self.kinds,
             "agents/class_histogram": self.histogram,
             "slices/name": np.array(self.slices),
@@ -121,6 +125,7 @@ class Bench:
         attributes = {
             "rounds/loss": {"term": ["total", "ensemble", "heads", "contrastive"]},
             "ranks/seconds": {"phase": PHASES},
+            "rounds/payload_bytes": {"slice": self.slices},
             "rounds/waiting_bytes": {"slice": self.slices},
         }
         if evaluated:

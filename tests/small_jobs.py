@@ -99,6 +99,23 @@ def trainer_of(path: Path, folder: Path, *overrides: str, world=None, device="cp
     return trainer, plan, dataset
 
 
+def finished_run(job: Path, out: Path, *overrides: str) -> Path:
+    """The directory of a run on this process alone, which goes on where an earlier one ended."""
+    import logging
+
+    from mpi4py import MPI
+
+    from parse_mpi.exchange.world import World
+    from parse_mpi.jobfile import load_job
+    from parse_mpi.run.preemption import StopRequest
+    from parse_mpi.run.session import Request, run_job
+
+    run_job(World(MPI.COMM_SELF), Request(load_job(job, overrides), out, False, None, ["test"]), StopRequest())
+    for handler in logging.getLogger("parse_mpi.rank-0000").handlers:
+        handler.close()
+    return out
+
+
 def saved(trainer, done):
     """Save a checkpoint after `done` rounds and wait for it."""
     trainer.save(done, checkpoint=True)
