@@ -43,6 +43,8 @@ class Display:
         self._log = logging.getLogger(f"parse_mpi.rank-{rank:04d}")
         self._log.setLevel(logging.INFO)
         self._log.propagate = False
+        for earlier in self._log.handlers:  # of a run before this one in the same process
+            earlier.close()
         self._log.handlers = [_LogFile(log_dir / f"rank-{rank:04d}.log")]
 
     def start(self, seats: Sequence[str], warnings: Sequence[str], first_round: int, run_dir: Path) -> None:
