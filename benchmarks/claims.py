@@ -17,7 +17,7 @@ from parse_mpi.compare.studyfile import load_study
 from parse_mpi.storage.write import write_text
 from parse_mpi.studies.claims import Claim, load_claims
 from parse_mpi.studies.document import to_markdown
-from parse_mpi.studies.verdicts import claims_table, judge
+from parse_mpi.studies.verdicts import NUMBERS, claims_table, judge
 
 DOCS = Path(__file__).parent.parent / "docs"
 TABLE = re.compile(r"^### Claims and verdicts\n.*?(?=^#|\Z)", re.M | re.S)
@@ -55,8 +55,7 @@ def outcome(claim: Claim) -> str:
     """The two keys as lines of claims.yaml."""
     lines = [f"  verdict: {claim.verdict}", "  figures:" if claim.figures else "  figures: []"]
     for figure in claim.figures:
-        numbers = {name: round(getattr(figure, name), 4) for name in ("estimate", "low", "high", "detectable")}
-        told = ", ".join(f"{name}: {value}" for name, value in numbers.items())
+        told = ", ".join(f"{name}: {getattr(figure, name)}" for name in NUMBERS)
         lines.append(f"    - {{what: {json.dumps(figure.what, ensure_ascii=False)}, {told}, seeds: {figure.seeds}}}")
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.stats import norm
 
 from parse_mpi.seeding import stream
 
@@ -48,7 +48,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference and how sure it is. seeds: the fewest of a setting; samples: of all seeds and settings."""
+    """A mean difference and how sure it is. seeds: the fewest of a setting; samples: of all seeds and settings.
+
+    low, high: the interval. p: two-sided, below 1 - level where the interval leaves out 0. standard_error: of the
+    estimate, not widened for few seeds.
+    """
 
     estimate: float
     low: float
@@ -60,8 +64,8 @@ class Difference:
 
     @property
     def detectable(self) -> float:
-        """The smallest true difference that a comparison this noisy finds with a probability of POWER."""
-        return float(norm.ppf((1 + LEVEL) / 2) + norm.ppf(POWER)) * self.standard_error
+        """The smallest true difference whose interval, this wide, leaves out 0 with a probability of POWER."""
+        return (self.high - self.low) / 2 + float(norm.ppf(POWER)) * self.standard_error
 
 
 def compare_pairs(settings: Sequence[Pairs], *, level: float = LEVEL, seed: int = 0, draws: int = DRAWS) -> Difference:
@@ -70,23 +74,24 @@ def compare_pairs(settings: Sequence[Pairs], *, level: float = LEVEL, seed: int 
     Each draw takes S seeds with replacement and then, within each, its samples with replacement. Means over seeds that
     are drawn with replacement vary too little, by sqrt((S - 1) / S) and by what tells Student's t from the normal
     distribution; deviations of the first level are widened by both (Hesterberg 2015: the narrowness bias of percentile
-    intervals). The interval lies between percentiles of the draws. p is two-sided: the share of draws that lie as far
-    from the estimate as the estimate from 0, counting the estimate as one more draw. Where seeds have samples of their
-    own, the two levels count the chance of samples twice, and the interval is wider than it need be, never narrower.
-    With one seed nothing is known of the first level: what comes out is the chance in samples alone.
+    intervals), the second by a factor drawn for each: a normal deviate times it has Student's distribution, so that
+    intervals of any level and the small p that a correction asks for are right with few seeds too. The interval lies
+    between percentiles of the draws. p is two-sided and from the same draws: twice the share on the other side of 0,
+    counting the estimate as one more draw there. Where seeds have samples of their own, the two levels count the chance
+    of samples twice, and the interval is wider than it need be, never narrower. With one seed nothing is known of the
+    first level: what comes out is the chance in samples alone.
     """
     estimate = float(np.mean([pairs.mean for pairs in settings]))
-    deviations_B = np.mean(
-        [_deviations(pairs, draws, stream(seed, "bootstrap", k)) for k, pairs in enumerate(settings)], 0
-    )
-    low, high = estimate + np.quantile(deviations_B, [(1 - level) / 2, (1 + level) / 2])
-    as_far = np.abs(deviations_B) >= abs(estimate) - 1e-12  # equal but for rounding is equal
+    drawn = [_deviations(pairs, draws, stream(seed, "bootstrap", k)) for k, pairs in enumerate(settings)]
+    plain_B, widened_B = np.mean(drawn, axis=0)
+    low, high = estimate + np.quantile(widened_B, [(1 - level) / 2, (1 + level) / 2])
+    beyond = np.sum(np.sign(estimate) * (estimate + widened_B) <= 1e-12)  # equal but for rounding is equal
     return Difference(
         estimate=estimate,
         low=float(low),
         high=float(high),
-        p=float((1 + as_far.sum()) / (draws + 1)),
-        standard_error=float(deviations_B.std()),
+        p=min(1.0, float(2 * (1 + beyond) / (draws + 1))),
+        standard_error=float(plain_B.std()),
         seeds=min(len(pairs.by_seed) for pairs in settings),
         samples=sum(len(values) for pairs in settings for values in pairs.by_seed),
     )
@@ -102,7 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _deviations(pairs: Pairs, draws: int, rng: np.random.Generator) -> Array:
-    """How far the mean of each draw lies from that of the pairs [B]."""
+    """How far the mean of each draw lies from that of the pairs [2, B]: plain, and widened for few seeds."""
     seeds, means_S = len(pairs.by_seed), np.array([values.mean() for values in pairs.by_seed])
     picked_BS = rng.integers(seeds, size=(draws, seeds))
     if pairs.same_samples:
@@ -112,17 +117,10 @@ def _deviations(pairs: Pairs, draws: int, rng: np.random.Generator) -> Array:
         for k, values in enumerate(pairs.by_seed):
             here = picked_BS == k
             redrawn_BS[here] = _resampled_means(values[:, None], int(here.sum()), rng)[:, 0]
-    between_B = _widening(seeds) * (means_S[picked_BS].mean(axis=1) - means_S.mean())
-    deviations_B: Array = between_B + (redrawn_BS - means_S[picked_BS]).mean(axis=1)
-    return deviations_B
-
-
-def _widening(seeds: int) -> float:
-    """By what factor deviations of a mean over so many seeds, drawn with replacement, are too small."""
-    if seeds == 1:
-        return 1.0
-    tail = (1 + LEVEL) / 2
-    return float(t.ppf(tail, seeds - 1) / norm.ppf(tail) * np.sqrt(seeds / (seeds - 1)))
+    within_B = (redrawn_BS - means_S[picked_BS]).mean(axis=1)
+    free = max(seeds - 1, 1)  # one seed has no deviations to widen
+    between_B = np.sqrt(seeds / free) * (means_S[picked_BS].mean(axis=1) - means_S.mean())
+    return np.stack([between_B + within_B, between_B * np.sqrt(free / rng.chisquare(free, draws)) + within_B])
 
 
 def _resampled_means(values_nS: Array, draws: int, rng: np.random.Generator) -> Array:

@@ -111,7 +111,7 @@ class Statistic(Section):
 
 
 class Region(Section):
-    """The values that a claim allows, ends included."""
+    """The values that a claim allows, without the ends."""
 
     low: float = -inf
     high: float = inf

@@ -29,7 +29,8 @@ def print_comparison_plan(comparison: Comparison) -> None:
     total_s = sum(costs[pair_of(trial)].of(trial.job) for trial in (*cells, *tuning) if pair_of(trial) in costs)
     left = f"{len(cells)} cells and {len(tuning)} launches of tuning are left"
     at_once = spec.launch.at_once
-    console.print(f"{left}: about {clock(total_s / at_once)} with {at_once} at a time")
+    about = "about" if pairs.keys() <= costs.keys() else "more than"
+    console.print(f"{left}: {about} {clock(total_s / at_once)} with {at_once} at a time")
 
 
 def _row(pair: Pair, cells: Sequence[Trial], tuning: Sequence[Trial], cost: Cost | None) -> list[str]:

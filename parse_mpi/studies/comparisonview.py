@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from parse_mpi.compare.schema import DATA, METHOD
 from parse_mpi.compare.studyfile import Cell, Result, Study
 from parse_mpi.measures.statistics import LEVEL, Array, Difference
-from parse_mpi.studies.contrasts import Contest
+from parse_mpi.studies.contrasts import FEWEST_SEEDS, Contest, Differences
 from parse_mpi.studies.methodrows import over_seeds
 from parse_mpi.studies.scores import ALL, GLOBAL, TEST, Condition, condition_name, conditions, mean_and_sd, members
 from parse_mpi.studies.style import PALETTE, Style, count_rounds, dress, legend_below, new_figure, styles
@@ -27,7 +27,6 @@ MOST_ABREAST = 3
 MOST_BANDS = 6  # more of them hide each other: then only the method under test has one
 ROW_IN = 0.24  # of a forest
 NEUTRAL = "#555555"
-Differences = Mapping[Condition, Mapping[str, Difference | None]]
 VERDICT_COLOURS = {"better": PALETTE[0], "worse": PALETTE[1]}
 
 
@@ -46,7 +45,7 @@ def comparison_figures(
         if known:
             yield f"differences-{data}", _forests_figure(study, known, differences)
     for axis, levels in study.axes.items():
-        if axis not in (DATA, METHOD) and len(levels) > 1:
+        if axis not in (DATA, METHOD) and len(levels) > 1 and study.select():
             yield f"by-{axis}", _levels_figure(study, axis, looks)
 
 
@@ -59,7 +58,7 @@ def _rounds_figure(study: Study, here: Sequence[Condition], looks: Mapping[str, 
     banded = present if len(present) <= MOST_BANDS or not study.compare else [study.compare.method]
     whose = "bands" if banded == present else f"band ({banded[0]} alone)"
     what = f"mean accuracy of all agents on the common test split, mean over seeds; {whose}: one standard deviation"
-    figure, panels = _panels(len(here), f"{study.name}: {what}")
+    figure, panels = _panels(len(here), f"{study.name}: {what}", same_y=True)
     for axes, condition in zip(panels, here, strict=True):
         dress(axes, condition_name(condition), "round", "accuracy (%)")
         for name in present:
@@ -91,7 +90,7 @@ def _curve(cells: Sequence[Cell]) -> tuple[Array, Array, Array]:
 def _headline_figure(study: Study, contests: Sequence[Contest]) -> Figure:
     """A row for each condition and group."""
     assert study.compare is not None
-    what = f"{study.compare.method} minus the best baseline of each group, {LEVEL:.0%} intervals"
+    what = f"{study.compare.method} minus the best baseline of each group, {LEVEL:.0%} intervals; colours: after Holm"
     figure = new_figure(8.5, 1.5 + ROW_IN * len(contests), f"{study.name}: {what}")
     axes = figure.subplots()
     labels = [f"{condition_name(c.condition)}: {c.baseline or 'none'} ({c.group})" for c in contests]
@@ -112,14 +111,16 @@ def _forests_figure(study: Study, known: Sequence[Condition], differences: Diffe
     figure, panels = _panels(len(known), f"{study.name}: {what}", height_in=0.9 + ROW_IN * len(others))
     for axes, condition in zip(panels, known, strict=True):
         found = [differences[condition][name] for name in others]
-        colours = [
-            VERDICT_COLOURS["better"] if d and d.low > 0 else VERDICT_COLOURS["worse"] if d and d.high < 0 else NEUTRAL
-            for d in found
-        ]
-        _forest(axes, others, found, colours)
+        _forest(axes, others, found, [_colour(difference) for difference in found])
         dress(axes, condition_name(condition), "points of accuracy")
         _grid_along_x(axes)
     return figure
+
+
+def _colour(difference: Difference | None) -> str:
+    if difference is None or difference.seeds < FEWEST_SEEDS or difference.low <= 0 <= difference.high:
+        return NEUTRAL
+    return VERDICT_COLOURS["better" if difference.low > 0 else "worse"]
 
 
 def _forest(
@@ -152,8 +153,9 @@ def _levels_figure(study: Study, axis: str, looks: Mapping[str, Style]) -> Figur
     """A panel for each data set: mean over seeds and the levels of further axes, one standard deviation as a bar."""
     levels = study.axes[axis]
     what = f"mean accuracy of all agents by {axis}, after the last round; bars: one standard deviation over seeds"
-    figure, panels = _panels(len(study.axes[DATA]), f"{study.name}: {what}")
-    for axes, data in zip(panels, study.axes[DATA], strict=True):
+    known = [data for data in study.axes[DATA] if study.select(**{DATA: data})]
+    figure, panels = _panels(len(known), f"{study.name}: {what}")
+    for axes, data in zip(panels, known, strict=True):
         dress(axes, data, axis, "accuracy (%)")
         for k, (name, look) in enumerate(looks.items()):
             shift = 0.3 * ((k + 0.5) / len(looks) - 0.5)  # side by side: bars would hide each other
@@ -179,12 +181,14 @@ def _mean_accuracy(result: Result) -> float:
     return mean_and_sd(result.accuracy()[members(result, ALL)])[0]
 
 
-def _panels(count: int, title: str, height_in: float = PANEL_IN[1]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, at most MOST_ABREAST in a row."""
+def _panels(
+    count: int, title: str, height_in: float = PANEL_IN[1], *, same_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, at most MOST_ABREAST in a row; same_y: on one scale."""
     columns = min(count, MOST_ABREAST)
     rows = -(-count // columns)
     figure = new_figure(max(PANEL_IN[0] * columns, 8.5), height_in * rows + 0.5, title)
-    grid: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    grid: list[Axes] = figure.subplots(rows, columns, squeeze=False, sharey=same_y).ravel().tolist()
     for axes in grid[count:]:
         axes.remove()
     return figure, grid[:count]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,23 +14,25 @@ from parse_mpi.measures.statistics import LEVEL, Difference, Pairs, compare_pair
 from parse_mpi.studies.scores import Condition, Levels, Score, Scores, conditions, mean_accuracy, right_answers
 
 Term = tuple[float, Levels]  # weight, and a level of every axis
+Differences = Mapping[Condition, Mapping[str, Difference | None]]  # the method under test minus others, by their name
 
 FEWEST_SEEDS = 2  # one tells nothing of how much seeds differ
-DRAWS_OF_MANY = 2000  # for differences that are shown and not tested
 
 
 @dataclass(frozen=True)
 class Contest:
     """The method under test against the best of a group of baselines under one condition.
 
-    baseline: has the highest mean validation accuracy over seeds; None where no baseline of the group finished.
-    difference: None where there is no seed in which both finished. p: after Holm's step-down over all contests.
+    baseline: the best on validation; None where there is no seed in which one of the group and the method under test
+    finished. difference: after the last round; None where predictions are not known. in_best_round: mean difference
+    where each cell counts with its best round on validation. p: after Holm's step-down over all contests.
     """
 
     condition: Condition
     group: str
     baseline: str | None
     difference: Difference | None
+    in_best_round: float = np.nan
     p: float = np.nan
 
     @property
@@ -63,50 +65,56 @@ def pair_up(study: Study, terms: Sequence[Term], score: Score) -> Pairs | None:
 
 
 def best_of(study: Study, condition: Condition, names: Sequence[str]) -> str | None:
-    """The method with the highest mean validation accuracy over its seeds after the last round, the first of equals.
+    """The method with the highest mean validation accuracy over seeds after the last round, the first of equals.
 
-    This is all that is looked at; test accuracy is not. None where none of them has finished a seed.
+    This is all that is looked at; test accuracy is not. Seeds differ in how hard they are: where cells are missing,
+    methods are ranked by how far they lead the method under test in the seeds that they share with it. None where no
+    method shares a seed with it.
     """
-    score = mean_accuracy(split="validation")
-    means = {}
-    for name in names:
-        scored = [score(cell) for cell in study.select(**dict(condition), **{METHOD: name})]
-        values = [found.value.item() for found in scored if found is not None]
-        if values:
-            means[name] = np.mean(values)
-    return max(means, key=lambda name: means[name]) if means else None
+    leads = {name: _paired(study, condition, name, mean_accuracy(split="validation")) for name in names}
+    known = {name: -lead.mean for name, lead in leads.items() if lead}
+    return max(known, key=lambda name: known[name]) if known else None
 
 
-def headline(study: Study) -> list[Contest]:
+def headline(study: Study, differences: Differences) -> list[Contest]:
     """The method under test against the best baseline of each group, condition by condition; [] without `compare`."""
     if study.compare is None:
         return []
     contests = []
     for condition in conditions(study):
         for group, names in study.compare.baselines.items():
-            baseline = best_of(study, condition, names)
-            difference = method_minus(study, condition, baseline) if baseline else None
-            contests.append(Contest(condition, group, baseline, difference))
+            if baseline := best_of(study, condition, names):
+                best = _paired(study, condition, baseline, mean_accuracy(row="best"))
+                difference, in_best_round = differences[condition][baseline], best.mean if best else np.nan
+                contests.append(Contest(condition, group, baseline, difference, in_best_round))
+            else:
+                contests.append(Contest(condition, group, None, None))
     tested = [contest for contest in contests if contest.difference is not None]
     adjusted = iter(holm([contest.difference.p for contest in tested if contest.difference]))
     return [replace(contest, p=next(adjusted)) if contest.difference else contest for contest in contests]
 
 
-def every_difference(study: Study, condition: Condition) -> dict[str, Difference | None]:
-    """The method under test minus every other one, in the order of the study; for looking at, not for testing."""
-    if study.compare is None:
-        return {}
-    others = [name for name in study.axes[METHOD] if name != study.compare.method]
-    return {name: method_minus(study, condition, name, draws=DRAWS_OF_MANY) for name in others}
+def every_difference(study: Study) -> Differences:
+    """Accuracy of the method under test minus that of every other one after the last round, by condition.
+
+    In the order of the study; None where no seed has predictions of both, nothing without `compare`.
+    """
+    others = [name for name in study.axes[METHOD] if study.compare and name != study.compare.method]
+    return {
+        condition: {name: _difference(study, condition, name) for name in others} for condition in conditions(study)
+    }
 
 
-def method_minus(study: Study, condition: Condition, other: str, **options: int) -> Difference | None:
-    """Accuracy of the method under test minus that of another; None where no seed has predictions of both."""
+def _difference(study: Study, condition: Condition, other: str) -> Difference | None:
+    pairs = _paired(study, condition, other, right_answers())
+    return compare_pairs([pairs]) if pairs else None
+
+
+def _paired(study: Study, condition: Condition, other: str, score: Score) -> Pairs | None:
+    """The method under test minus another."""
     assert study.compare is not None
     here = dict(condition)
-    terms = [(1.0, {**here, METHOD: study.compare.method}), (-1.0, {**here, METHOD: other})]
-    pairs = pair_up(study, terms, right_answers())
-    return compare_pairs([pairs], **options) if pairs else None
+    return pair_up(study, [(1.0, {**here, METHOD: study.compare.method}), (-1.0, {**here, METHOD: other})], score)
 
 
 def _weighted_sum(terms: Sequence[tuple[float, Cell]], score: Score) -> Scores | None:

@@ -65,7 +65,7 @@ def _draw_kinds(axes: Axes, run: RecordedRun, accuracy_EA: Array, has_bands: boo
     look = styles(kinds)
     for k, (kind, members_EA) in enumerate(kinds.items()):
         spread = Spread.of(accuracy_EA, members_EA)
-        axes.plot(rounds, spread.mean, **look[kind]._asdict(), label=kind)
+        axes.plot(rounds, spread.mean, **look[kind]._asdict(), marker=_marker(spread.mean), markersize=3.5, label=kind)
         if has_bands:
             axes.fill_between(rounds, spread.low, spread.high, color=look[kind].color, alpha=0.18, linewidth=0)
         elif np.isfinite(spread.mean[-1]):
@@ -87,21 +87,25 @@ def _draw_whisker(axes: Axes, x: float, spread: Spread, look: Style, shift_pt: f
 
 
 def losses_figure(run: RecordedRun) -> Figure | None:
-    """Every loss term, mean over the agents of each kind; a kind without a term has no line for it."""
+    """Every loss term that the method has, mean over the agents of each kind; no line where a kind lacks it."""
     if "rounds/loss" not in run.metrics.arrays:
         return None
     rounds, loss = run.metrics["rounds/round"], run.metrics["rounds/loss"]
+    terms = [k for k in range(loss.shape[2]) if np.nan_to_num(loss[:, :, k]).any()]
+    if not terms:
+        return None
     window = len(rounds) // 40 * 2 + 1 if len(rounds) >= SMOOTHED_FROM else 1
     smoothing = f"; thick: running mean over {window} rounds, thin: every round" if window > 1 else ""
-    figure = new_figure(WIDTH_IN, 6, f"{run.title()}\nTraining losses, mean per kind of agent{smoothing}")
+    title = f"{run.title()}\nTraining losses, mean per kind of agent{smoothing}"
+    figure, panels = _panels(len(terms), 1.0, title)
     look = styles(run.kinds())
-    for k, axes in enumerate(figure.subplots(2, 2, sharex=True).flat):
+    for k, axes in zip(terms, panels, strict=True):
         term = run.labels("rounds/loss", "term")[k]
-        dress(axes, LOSS_TITLES.get(term, term), "round" if k > 1 else "", "loss (nats)")
+        dress(axes, LOSS_TITLES.get(term, term), axes.get_xlabel(), "loss (nats)")
         for kind, members_RA in run.members(rounds).items():
             mean = Spread.of(loss[:, :, k], members_RA).mean
             if (mean > 0).any():
-                _draw_loss(axes, rounds, mean, window, kind, look[kind])
+                _draw_loss(axes, rounds, np.where(mean == 0, np.nan, mean), window, kind, look[kind])
         _scale_losses(axes)
         mark_events(axes, run)
         count_rounds(axes)
@@ -112,8 +116,8 @@ def losses_figure(run: RecordedRun) -> Figure | None:
 def _draw_loss(axes: Axes, rounds: Array, mean: Array, window: int, kind: str, look: Style) -> None:
     if window > 1:
         axes.plot(rounds, mean, color=look.color, linewidth=0.5, alpha=0.35)
-    marker = "o" if len(rounds) == 1 else ""
-    axes.plot(rounds, running_mean(mean, window), **look._asdict(), marker=marker, markersize=3.5, label=kind)
+    smooth = running_mean(mean, window)
+    axes.plot(rounds, smooth, **look._asdict(), marker=_marker(smooth), markersize=3.5, label=kind)
 
 
 def _scale_losses(axes: Axes) -> None:
@@ -139,31 +143,44 @@ def consensus_figure(run: RecordedRun) -> Figure | None:
     pieces = "\nline: mean over the components of the slice's graph, band: lowest to highest" if has_pieces else ""
     what = "Consensus distance: RMS distance of a slice's holders from their mean, relative to the mean's norm"
     parts = list(dict.fromkeys(_part(s) for s in slices))
-    rows, columns = (len(parts) + 1) // 2, min(len(parts), 2)
-    figure = new_figure(WIDTH_IN, 1.4 + 2.5 * rows, f"{run.title()}\n{what}{pieces}")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    for part, axes in zip(parts, grid, strict=False):
-        dress(axes, part, "round", "consensus distance")
+    figure, panels = _panels(len(parts), 1.4, f"{run.title()}\n{what}{pieces}", sharey=True)
+    for k, (part, axes) in enumerate(zip(parts, panels, strict=True)):
+        dress(axes, part, axes.get_xlabel(), "" if k % 2 else "consensus distance")
         for s in slices:
             if _part(s) == part:
                 _draw_distance(axes, run.metrics["evaluations/round"], distance[:, components == s], s, look[_curve(s)])
         mark_events(axes, run)
-        axes.label_outer()
-    for axes in grid[len(parts) :]:
-        axes.remove()
     legend_below(figure, [Line2D([], [], **style._asdict(), label=curve) for curve, style in look.items()])
     return figure
 
 
 def _draw_distance(axes: Axes, rounds: Array, distance_EM: Array, name: str, look: Style) -> None:
     spread = Spread.of(np.where(distance_EM > 0, distance_EM, np.nan))  # a log axis has no place for 0
-    marker = "o" if len(rounds) == 1 else ""
-    axes.plot(rounds, spread.mean, **look._asdict(), marker=marker, markersize=3.5, label=name)
+    axes.plot(rounds, spread.mean, **look._asdict(), marker=_marker(spread.mean), markersize=3.5, label=name)
     axes.fill_between(rounds, spread.low, spread.high, color=look.color, alpha=0.18, linewidth=0)
-    if len(rounds) == 1:
+    if _marker(spread.mean):
         axes.vlines(rounds, spread.low, spread.high, color=look.color)
     axes.set_yscale("log")
     count_rounds(axes)
+
+
+def _panels(count: int, head_in: float, title: str, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels over the rounds, two in a row, where the lowest of both columns say so."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure = new_figure(WIDTH_IN, head_in + 2.5 * rows, title)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel().tolist()
+    for axes in grid[count:]:
+        axes.remove()
+    for axes in grid[:count][-columns:]:
+        axes.set_xlabel("round")
+        axes.tick_params(labelbottom=True)
+    return figure, grid[:count]
+
+
+def _marker(values: Array) -> str:
+    """A line of one point is not seen."""
+    return "o" if np.isfinite(values).sum() == 1 else ""
 
 
 def _part(slice_name: str) -> str:

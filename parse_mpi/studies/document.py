@@ -19,6 +19,7 @@ IN_LATEX = {
     "±": "$\\pm$",
     "−": "$-$",
     "→": "$\\rightarrow$",
+    "|": "$|$",
     "…": "\\dots{}",
     "–": "--",
 }
@@ -85,9 +86,9 @@ def _alignment(table: Table, column: int) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(latex_text, cells)) + r" \\"
+    return " & ".join(latex_text(" ".join(cell.split())) for cell in cells) + r" \\"
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return IN_MARKDOWN.sub(r"\\\1", text)
+    """Text that Markdown shows as it is, in one line."""
+    return IN_MARKDOWN.sub(r"\\\1", " ".join(text.split()))

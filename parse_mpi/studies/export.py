@@ -44,12 +44,12 @@ def export_csv(run: Path, folder: Path | None = None) -> list[Path]:
 
 
 def write_columns(file: TextIO, columns: Columns) -> None:
-    """A header and a row for each entry of columns of one length."""
+    """A header and a row for each entry, in C order, of columns of one shape."""
     writer = csv.writer(file)
     writer.writerow(columns)
-    length = len(next(iter(columns.values())))
-    for start in range(0, length, BLOCK_ROWS):
-        block = (_cells(column[start : start + BLOCK_ROWS]) for column in columns.values())
+    size = next(iter(columns.values())).size
+    for start in range(0, size, BLOCK_ROWS):
+        block = (_cells(column.flat[start : start + BLOCK_ROWS]) for column in columns.values())
         writer.writerows(zip(*block, strict=True))
 
 
@@ -116,10 +116,11 @@ def _links(run: RecordedRun) -> Columns:
 def _final(run: RecordedRun) -> Columns:
     axes: Axes = {"agent": _ids(run), "split": run.labels("final/macro_f1", "split")}
     values = {key: run.metrics[f"final/{key}"] for key in ("macro_f1", "calibration_error")}
-    kinds = _kinds(run, np.array([run.metrics.attributes["final"]["round"]]))[0]
-    per_agent = {"kind": kinds, "gradient_steps": run.metrics["final/gradient_steps"]}
+    done = _final_round(run)
+    per_agent = {"kind": _kinds(run, done)[0], "gradient_steps": run.metrics["final/gradient_steps"]}
     shape = values["macro_f1"].shape
-    return _tidy(axes, **{key: np.broadcast_to(x[:, None], shape) for key, x in per_agent.items()}, **values)
+    told = {key: np.broadcast_to(x[:, None], shape) for key, x in per_agent.items()}
+    return {"round": np.broadcast_to(done, shape), **_tidy(axes, **told, **values)}
 
 
 def _retrieval(run: RecordedRun) -> Columns:
@@ -127,7 +128,7 @@ def _retrieval(run: RecordedRun) -> Columns:
     pairs = ("query_agent", "gallery_agent", "query_modality", "gallery_modality")
     of_pair = {key: np.asarray(run.metrics.attributes[name][key]) for key in pairs}
     scores = {measure: run.metrics[name][:, k] for k, measure in enumerate(run.labels(name, "measure"))}
-    return {**of_pair, **scores}
+    return {"round": np.broadcast_to(_final_round(run), len(run.metrics[name])), **of_pair, **scores}
 
 
 # File -> the data set without which there is nothing to write, and what gives its columns.
@@ -145,10 +146,17 @@ TABLES: dict[str, tuple[str, Callable[[RecordedRun], Columns]]] = {
 
 
 def _tidy(axes: Axes, **values: Array) -> dict[str, Array]:
-    """A row for each entry of arrays of one shape: its place on every axis by name, then its values."""
+    """A row for each entry of arrays of one shape: its place on every axis by name, then its values.
+
+    Places are views that repeat the entries of an axis: written out they would take gigabytes.
+    """
     places = np.meshgrid(*map(np.asarray, axes.values()), indexing="ij", copy=False)
-    columns = zip([*axes, *values], [*places, *values.values()], strict=True)
-    return {name: column.ravel() for name, column in columns}
+    return {**dict(zip(axes, places, strict=True)), **values}
+
+
+def _final_round(run: RecordedRun) -> NDArray[np.int64]:
+    """After which round [1] the agents were looked at closely: the last, unless the run went on since."""
+    return np.array([run.metrics.attributes["final"]["round"]])
 
 
 def _ids(run: RecordedRun) -> NDArray[np.int64]:

@@ -62,6 +62,21 @@ def first_routes(plan: Plan, rank: int) -> dict[str, Route]:
     }
 
 
+def sent_bytes(plan: Plan, rank: int, routes: Mapping[str, Route]) -> int:
+    """What a rank sends in the first round, all columns at once; routes: its `first_routes`."""
+    rows = sum(len(route.send_rows) * plan.row_bytes(name) for name, route in routes.items())
+    return rows + _messages_bytes(plan, rank)
+
+
+def _messages_bytes(plan: Plan, rank: int) -> int:
+    """What restriction maps have a rank's agents send to others in the first round; they receive as much."""
+    total = 0
+    for graph in plan.coupled_graphs:
+        sender, receiver = plan.rank_of[graph.at(0).links()].T
+        total += int(((sender == rank) & (receiver != rank)).sum()) * plan.message_bytes(graph.name)
+    return total
+
+
 def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Route]) -> RankMemory:
     """Estimate of the peak of one rank on a CPU; on a GPU `process` is host memory and the rest lies on the device.
 
@@ -79,7 +94,7 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
         columns = optimiser.state(width[name]) | weight_state(plan.method, spec, width[name])
         state[name] = sum(columns.values()) + plan.map_columns(name)
         kept[name] = state[name] + (optimiser.scratch + KEPT * spec.personal) * width[name]
-    ghosts, buffers = 0, 0
+    ghosts, buffers = 0, 2 * _messages_bytes(plan, rank)
     for name, graph in plan.graphs.items():
         row = plan.row_bytes(name)
         ghosts += ghost_bound(graph, plan.rank_of, rank) * row

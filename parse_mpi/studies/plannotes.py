@@ -58,8 +58,8 @@ def link_payload(plan: Plan) -> coo_array:
     payload = csr_array((len(plan.agents),) * 2, dtype=np.int64)
     for name, graph in plan.graphs.items():
         sender, receiver = graph.at(0).links().T
-        row_bytes = np.full(len(sender), plan.row_bytes(name))
-        payload += csr_array((row_bytes, (receiver, sender)), payload.shape)
+        of_link = np.full(len(sender), plan.row_bytes(name) + plan.message_bytes(name))
+        payload += csr_array((of_link, (receiver, sender)), payload.shape)
     return payload.tocoo()
 
 

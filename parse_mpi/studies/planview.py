@@ -16,7 +16,7 @@ from parse_mpi.exchange.routing import Route, chosen_transport
 from parse_mpi.job.topology import DRAW_FROM_A_BASE
 from parse_mpi.plan import Plan
 from parse_mpi.run.summary import size_text
-from parse_mpi.studies.memory import first_routes, rank_memory
+from parse_mpi.studies.memory import first_routes, rank_memory, sent_bytes
 from parse_mpi.studies.plannotes import communicators, link_payload, notes, span
 from parse_mpi.studies.tables import make_table, open_console
 from parse_mpi.topology.slice_graph import SliceGraph
@@ -119,6 +119,8 @@ def _graphs(plan: Plan) -> Table:
 
 def _topology_text(graph: SliceGraph) -> str:
     spec = graph.spec
+    if graph.weights is not None:
+        return "exact mean"
     base = f" of {spec.base}" if spec.kind in DRAW_FROM_A_BASE else ""
     cycle = f", cycle of {graph.phases}" if graph.phases > 1 else ""
     return f"{'lazy ' if spec.lazy else ''}{spec.kind}{base}, {spec.scope}{cycle}"
@@ -157,12 +159,11 @@ def _ranks(plan: Plan, dataset: Dataset) -> Table:
         eras = [rank_memory(era, dataset, rank, found) for era, found in zip(plan.eras, routes, strict=True)]
         memory = max(eras, key=lambda made: made.total)
         own = memory.rows + memory.gradients + memory.optimiser + memory.checkpoint + memory.exchange
-        sent = sum(len(route.send_rows) * plan.row_bytes(name) for name, route in routes[0].items())
         cells = (
             str(rank),
             f"{len(agents)} ({', '.join(f'{n} {k}' for k, n in Counter(agent.kind for agent in agents).items())})",
             str(sum(sizes[agent.id] for agent in agents)),
-            size_text(sent),
+            size_text(sent_bytes(plan, rank, routes[0])),
             _ranges(_receivers(routes[0])),
             size_text(memory.total),
             size_text(own),

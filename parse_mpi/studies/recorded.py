@@ -140,6 +140,8 @@ class RecordedRun:
         """One line that says which run this is."""
         job = self.job
         topology = job.topology.kind + (" (induced)" if job.topology.scope == "induced" else "")
+        if job.method.aggregate == "exact":
+            topology = "exact means"
         graph = topology if any(self.graphs) else "no exchange"
         reached = f"round {self.last_round} of {job.train.rounds}"
         return f"{job.name}: {job.method.name}, {graph}, {count_of(len(self.agents), 'agent')}, {reached}"

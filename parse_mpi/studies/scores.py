@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,14 +79,20 @@ def right_answers(kind: str = ALL) -> Score:
 
 
 def mean_accuracy(
-    kind: str = ALL, *, weighting: str = "global", prediction: str = ENSEMBLE, split: str = "test"
+    kind: str = ALL,
+    *,
+    weighting: str = "global",
+    prediction: str = ENSEMBLE,
+    split: str = "test",
+    row: Literal["best", "last"] = "last",
 ) -> Score:
-    """Mean accuracy of a kind's agents after the last round, one number for a cell; None where no agent has one."""
+    """Mean accuracy of a kind's agents, one number for a cell; None where no agent has one."""
 
     def score(cell: Cell) -> Scores | None:
         if cell.result is None or prediction not in cell.result.prediction:
             return None
-        values = cell.result.accuracy(prediction, split=split, weighting=weighting)[members(cell.result, kind)]
+        table = cell.result.accuracy(prediction, row=row, split=split, weighting=weighting)
+        values = table[members(cell.result, kind)]
         return _of_cell(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else None
 
     return score

@@ -85,8 +85,12 @@ class TrainedAgent(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Mapping[str, Tensor | ArrayLike]) -> list[str]:
-        """The name of the class that each sample most likely belongs to; x as for `forward`."""
-        return [self.class_names[c] for c in self(x).argmax(-1).tolist()]
+        """The name of the class that each sample most likely belongs to; x as for `forward`, all values finite."""
+        samples = self._samples(x)
+        for m, values in samples.items():
+            if len(strange := (~values.isfinite()).nonzero()):
+                raise DataError(f"{m}: sample {int(strange[0, 0])} has a value that is nan, or infinite in float32")
+        return [self.class_names[c] for c in self(samples).argmax(-1).tolist()]
 
     def extra_repr(self) -> str:
         return f"agent {self.id} with {self.kind} after round {self.round}, {len(self.class_names)} classes"
@@ -101,7 +105,7 @@ class TrainedAgent(nn.Module):
         if set(x) != set(self.modalities):
             given = ", ".join(x) or "nothing"
             raise DataError(f"agent {self.id} holds {', '.join(self.modalities)}; it was given {given}")
-        samples = {m: _as_float(x[m], self._scaler(m).mean.device) for m in self.modalities}
+        samples = {m: _as_float(m, x[m], self._scaler(m).mean.device) for m in self.modalities}
         for m, values in samples.items():
             expected = tuple(self._scaler(m).mean.shape)
             if not values.ndim or tuple(values.shape[1:]) != expected:
@@ -200,7 +204,10 @@ def _fill(network: nn.Module, agent: Agent, slices: Sequence[SliceSpec], checkpo
     network.load_state_dict(values, assign=True)
 
 
-def _as_float(values: Tensor | ArrayLike, device: torch.device) -> Tensor:
+def _as_float(modality: str, values: Tensor | ArrayLike, device: torch.device) -> Tensor:
     """float32 on the device; arrays are copied, since PyTorch warns of those that can't be written to."""
-    tensor = values if isinstance(values, Tensor) else torch.tensor(np.array(values, np.float32))
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.tensor(np.array(values, np.float32))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{modality}: no array of numbers: {error}") from error
     return tensor.to(device, torch.float32)

@@ -1,5 +1,7 @@
 """Claims against studies. Supported: the interval lies wholly in what is claimed; refuted: wholly outside of it.
 
+An interval that ends at a bound, as where two methods never differ, is neither.
+
 A claim with several parts (`each`, `ranking`) is supported where every part is, and refuted where one is. Its intervals
 hold together (Bonferroni: 1 - 0.05 / parts each). Everything else is inconclusive, and what could have been detected
 stands beside it.
@@ -28,6 +30,8 @@ from parse_mpi.studies.scores import (
     rounds_to_target,
 )
 
+NUMBERS = ("estimate", "low", "high", "detectable")
+DIGITS = 4  # that claims.yaml keeps: verdicts are of what is written
 COLUMNS = ("claim", "source", "expected", "found", "detectable", "seeds", "verdict")
 
 
@@ -53,12 +57,11 @@ def judge(claim: Claim, study: Study) -> Claim:
     for part in parts:
         settings = _settings(part, statistic, study)
         if not settings:
-            return _untested(claim, f"no seed of {study.name} has all that it takes ({part.what or 'all'})")
+            whose = f" ({part.what})" if part.what else ""
+            return _untested(claim, f"no seed of {study.name} has finished all cells that it takes{whose}")
         found = compare_pairs(settings, level=1 - (1 - LEVEL) / len(parts))
-        low, high, estimate, detectable = (scale * x for x in (found.low, found.high, found.estimate, found.detectable))
-        figures.append(
-            Figure(what=part.what, estimate=estimate, low=low, high=high, detectable=detectable, seeds=found.seeds)
-        )
+        numbers = {name: round(scale * getattr(found, name), DIGITS) for name in NUMBERS}
+        figures.append(Figure(what=part.what, seeds=found.seeds, **numbers))
     verdict = verdict_of(figures, claim.region)
     return claim.model_copy(update={"verdict": verdict, "figures": tuple(figures)})
 
@@ -69,7 +72,7 @@ def verdict_of(figures: Sequence[Figure], region: Region) -> Verdict:
         return "untested"
     if min(figure.seeds for figure in figures) < FEWEST_SEEDS:
         return "inconclusive"
-    if all(region.low <= figure.low and figure.high <= region.high for figure in figures):
+    if all(region.low < figure.low and figure.high < region.high for figure in figures):
         return "supported"
     return "refuted" if any(f.high < region.low or f.low > region.high for f in figures) else "inconclusive"
 

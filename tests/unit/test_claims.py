@@ -196,7 +196,7 @@ def test_several_parts_have_wider_intervals_that_hold_together(study):
         ({"accuracy": {"method": "harmony"}}, "no level `harmony` of `method`"),
         ({"accuracy": {"method": "parse", "alpha": "0.1"}}, "no level `0.1` of `alpha`"),
         ({"difference": {"of": {"method": "parse"}, "minus": {"method": "best of matched"}}}, "no group `matched`"),
-        ({"accuracy": {"method": "parse"}, "kind": "clouds"}, "no seed of made-up has all that it takes"),
+        ({"accuracy": {"method": "parse"}, "kind": "clouds"}, "no seed of made-up has finished all cells"),
     ],
 )
 def test_what_a_study_lacks_leaves_a_claim_untested_and_says_so(study, statistic, why):
@@ -219,9 +219,17 @@ def test_a_verdict_needs_all_parts_and_one_part_refutes():
 
     region = region_of("> 0")
     assert verdict_of([], region) == "untested"
-    assert verdict_of([figure(0, 1), figure(2, 3)], region) == "supported"
+    assert verdict_of([figure(0.1, 1), figure(2, 3)], region) == "supported"
     assert verdict_of([figure(1, 2), figure(-1, 1)], region) == "inconclusive"
     assert verdict_of([figure(1, 2), figure(-2, -1)], region) == "refuted"
+
+
+@pytest.mark.parametrize("expect", ["> 0", "< 0", "0 to 3"])
+def test_methods_that_never_differ_support_and_refute_nothing(study, expect):
+    """Both reach the target in the same evaluation of every seed: the interval is 0 to 0."""
+    same = {"rounds_to_target": {"of": {"method": "twin"}, "minus": {"method": "twin"}}, "where": ON_DIGITS}
+    made = judged(study, same, expect)
+    assert (made.figures[0].low, made.figures[0].high, made.verdict) == (0, 0, "inconclusive")
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from study_cases import BYTES_A_ROUND, KINDS, ROUNDS, answers_on_test, make_study, without
 
+from parse_mpi.compare.choices import Choice, Tried
 from parse_mpi.compare.schema import Compare
 from parse_mpi.compare.studyfile import write_study
 from parse_mpi.errors import ParseMpiError, StorageError
@@ -23,12 +24,20 @@ from parse_mpi.measures.statistics import compare_pairs, holm
 from parse_mpi.studies.comparison import comparison_tables, headline_table, write_comparison
 from parse_mpi.studies.contrasts import best_of, every_difference, headline, pair_up
 from parse_mpi.studies.document import Table, to_latex, to_markdown
-from parse_mpi.studies.methodrows import accuracy_table, cost_table, method_tables, rows_of
+from parse_mpi.studies.methodrows import (
+    accuracy_table,
+    cost_table,
+    heads_table,
+    method_tables,
+    overview_table,
+    quality_table,
+    rows_of,
+)
 from parse_mpi.studies.scores import conditions, make_targets, mean_accuracy, right_answers, rounds_to_target
 
 ACCURACY = {"parse": 0.8, "weak": 0.6, "strong": 0.7, "twin": 0.8, "ceiling": 0.9}
 COMPARE = Compare(method="parse", baselines={"plain": ("weak", "strong"), "matched": ("twin",)}, ceiling="ceiling")
-DIGITS = (("data", "digits"),)
+DIGITS, MFEAT = (("data", "digits"),), (("data", "mfeat"),)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,10 @@ def terms(first, second, data="digits"):
 
 def cells_of(table, row):
     return dict(zip(table.columns, row, strict=True))
+
+
+def contests_of(study):
+    return headline(study, every_difference(study))
 
 
 def by_name(table):
@@ -121,22 +134,22 @@ def test_the_best_baseline_is_picked_on_validation_alone():
         compare=Compare(method="parse", baselines={"plain": ("weak", "strong")}),
     )
     assert best_of(made, DIGITS, ["weak", "strong"]) == "weak"
-    (contest,) = headline(made)
+    (contest,) = contests_of(made)
     assert (contest.baseline, contest.verdict) == ("weak", "better")
 
 
 def test_verdicts_on_a_known_truth(study):
-    found = {(dict(contest.condition)["data"], contest.group): contest for contest in headline(study)}
+    found = {(dict(contest.condition)["data"], contest.group): contest for contest in contests_of(study)}
     assert [contest.baseline for contest in found.values()] == ["strong", "twin"] * 2
     assert [contest.verdict for contest in found.values()] == ["better", "no difference shown"] * 2
     assert found["digits", "plain"].difference.estimate == pytest.approx(0.1, abs=0.03)
     turned = replace(study, compare=Compare(method="weak", baselines={"plain": ("strong", "twin")}))
-    assert [contest.verdict for contest in headline(turned)] == ["worse", "worse"]
+    assert [contest.verdict for contest in contests_of(turned)] == ["worse", "worse"]
 
 
 def test_p_is_corrected_over_all_contests_that_there_are(study):
     gap = without(study, lambda cell: cell.levels == {"data": "mfeat", "method": "twin"})
-    contests = headline(gap)
+    contests = contests_of(gap)
     tested = [contest for contest in contests if contest.difference]
     assert len(tested) == 3
     assert [contest.p for contest in tested] == holm([contest.difference.p for contest in tested])
@@ -145,14 +158,41 @@ def test_p_is_corrected_over_all_contests_that_there_are(study):
 
 def test_a_group_that_never_finished_is_shown_as_such(study):
     gap = without(study, lambda cell: cell.levels == {"data": "mfeat", "method": "twin"})
-    row = cells_of(table := headline_table(gap, headline(gap)), table.rows[-1])
-    assert (row["data"], row["best baseline"], row["difference"]) == ("mfeat", "none finished", "–")
+    row = cells_of(table := headline_table(gap, contests_of(gap)), table.rows[-1])
+    assert (row["data"], row["best baseline"], row["difference"], row["best rounds"]) == ("mfeat", "–", "–", "–")
     assert (row["seeds"], row["p"], row["verdict"]) == ("0", "–", "not known")
 
 
 def test_one_seed_gives_no_verdict(study):
     single = replace(study, seeds=study.seeds[:1])
-    assert {contest.verdict for contest in headline(single)} == {"too few seeds"}
+    assert {contest.verdict for contest in contests_of(single)} == {"too few seeds"}
+
+
+def test_where_cells_are_missing_baselines_are_ranked_in_seeds_that_they_share(study):
+    """`twin` leads `strong` by .1 in every seed, but the only seed that is left of it is hard for all."""
+
+    def made_harder(cell):
+        if cell.seed != 100:
+            return cell
+        result = cell.result
+        return replace(cell, result=replace(result, last=result.last - 0.3, best=result.best - 0.3))
+
+    hard = replace(study, cells=tuple(map(made_harder, study.cells)))
+    gap = without(hard, lambda cell: cell.levels["method"] == "twin" and cell.seed != 100)
+    assert best_of(gap, DIGITS, ["weak", "strong", "twin"]) == "twin"
+    assert best_of(without(hard, lambda c: c.levels["method"] == "parse"), DIGITS, ["weak", "strong"]) is None
+
+
+def test_the_headline_tells_both_rounds(study):
+    best = {"parse": 0.02, "strong": -0.01}
+
+    def with_best(cell):
+        result = cell.result
+        return replace(cell, result=replace(result, best=result.last + best.get(cell.levels["method"], 0.0)))
+
+    made = replace(study, cells=tuple(map(with_best, study.cells)))
+    contest = contests_of(made)[0]
+    assert contest.in_best_round == pytest.approx(contest.difference.estimate + 0.03)
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -170,8 +210,8 @@ def test_every_method_has_a_row_in_every_table_whether_it_ran_or_not(study):
     assert table["parse"]["seeds"] == "4"
     note = accuracy_table(rows_of(gap, DIGITS), DIGITS, "last", "global").note
     assert "weak: 4 of 4 failed; twin: 1 of 4 failed" in note
-    (reasons,) = (table for table in comparison_tables(gap, [], _none(gap)) if table.title.startswith("Cells without"))
-    assert Counter(row[2] for row in reasons.rows) == {"exit code 1: no space left": 10}
+    (reasons,) = (table for table in comparison_tables(gap, [], _none(gap)) if table.title == "Cells that failed")
+    assert Counter(row[1] for row in reasons.rows) == {"exit code 1: no space left": 10}
 
 
 def _none(study):
@@ -191,6 +231,58 @@ def test_accuracies_are_means_over_agents_then_seeds(study, row, shift, weightin
         "sd of agents": right.std(1),
     }.items():
         assert table["strong"][column] == f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f}", column
+
+
+def test_all_methods_under_all_conditions_at_a_glance(study):
+    gap = without(study, lambda cell: cell.levels["method"] == "weak" or (cell.name == "digits_twin_100"))
+    table = overview_table(gap)
+    assert (list(table.columns), [row[0] for row in table.rows]) == (["", "digits", "mfeat"], list(ACCURACY))
+    rows = by_name(table)
+    assert rows["weak"]["digits"] == "–"
+    assert rows["twin"]["digits"].endswith(" [3 of 4]")
+    assert (
+        rows["parse"]["mfeat"] == by_name(accuracy_table(rows_of(gap, MFEAT), MFEAT, "last", "global"))["parse"]["all"]
+    )
+    many = make_study({"data": ["digits"], "method": ["parse"], "mix": ["a", "b"]}, lambda levels: 0.5, samples=20)
+    tall = overview_table(many)
+    assert (list(tall.columns), [row[0] for row in tall.rows]) == (
+        ["", "parse"], ["digits, mix = a", "digits, mix = b"]
+    )  # fmt: skip
+
+
+def test_heads_are_those_of_agents_with_several_modalities(study):
+    def with_worse_head(cell):
+        return replace(cell, result=replace(cell.result, last=cell.result.last - [0, 0.02]))
+
+    made = replace(study, cells=tuple(map(with_worse_head, study.cells)))
+    row = by_name(heads_table(rows_of(made, DIGITS), DIGITS))["strong"]
+    ensemble = by_name(accuracy_table(rows_of(made, DIGITS), DIGITS, "last", "global"))["strong"]["top+bottom"]
+    right = [answers_on_test(cell_of(study, "strong", seed))[0][6:].mean() - 0.02 for seed in study.seeds]
+    assert row["ensemble"] == ensemble
+    assert row["unique"] == f"{100 * np.mean(right):.1f} ± {100 * np.std(right, ddof=1):.1f}"
+
+
+def test_retrieval_inside_agents_and_between_them_is_told_apart(study):
+    def with_two_sorts(cell):
+        final = cell.result.final
+        pairs = ({**final.pair[0], "gallery_agent": "7"}, final.pair[1])
+        values = np.stack([final.retrieval[0] / 2, final.retrieval[1]])
+        return replace(cell, result=replace(cell.result, final=replace(final, pair=pairs, retrieval=values)))
+
+    made = replace(study, cells=tuple(map(with_two_sorts, study.cells)))
+    row = by_name(quality_table(rows_of(made, DIGITS), DIGITS))["parse"]
+    assert (row["recall@1"], row["recall@1, apart"]) == ("20.0 ± 0.0", "10.0 ± 0.0")
+    row = by_name(quality_table(rows_of(study, DIGITS), DIGITS))["parse"]
+    assert (row["map"], row["map, apart"]) == ("30.0 ± 0.0", "–")
+
+
+def test_what_tuning_chose_is_told_with_what_failed(study):
+    tried = (Tried({}, (0.5, 0.6)), Tried({"train.optimiser.lr": 0.123456}, (0.7, 0.9)), Tried({}, (np.nan, 0.9)))
+    tuning = {("digits", "parse"): Choice("", tried, 1), ("digits", "weak"): Choice("", tried[2:], None)}
+    made = replace(study, tuning=tuning)
+    (table,) = (table for table in comparison_tables(made, [], _none(made)) if table.title.startswith("Settings"))
+    assert table.rows[0] == ["digits", "parse", "3", "1", "80.0", "train.optimiser.lr: 0.1235"]
+    assert table.rows[1] == ["digits", "weak", "1", "1", "–", "none: every configuration failed"]
 
 
 def test_targets_and_what_it_takes_to_reach_them():
@@ -224,11 +316,11 @@ def test_targets_and_what_it_takes_to_reach_them():
 
 def test_nothing_finished_is_still_a_document(study):
     empty = without(study, lambda cell: True)
-    contests = headline(empty)
-    differences = {condition: every_difference(empty, condition) for condition in conditions(empty)}
+    differences = every_difference(empty)
+    contests = headline(empty, differences)
     text = "\n".join(map(to_markdown, comparison_tables(empty, contests, differences)))
-    assert text.count("| parse |") == 2 * 6
-    assert "No target" in text
+    assert text.count("| parse | – | – |") == 1
+    assert text.count("\n### ") == 2  # all at a glance, and what failed
 
 
 def test_mean_accuracy_of_a_prediction_that_a_method_lacks_is_not_known(study):
@@ -249,13 +341,19 @@ def test_what_means_something_in_latex_is_escaped():
     _check_latex(text)
     assert r"A\_b \& 10 \%. 5 \% \_" in text
     assert r"\{\$\}\textbackslash{}\textasciitilde{}\textasciicircum{}\# & $<$ 3 $>$ 2 \\" in text
-    assert r"$-$1.0 $\pm$ 2" in text
+    assert r"a$|$b*c & $-$1.0 $\pm$ 2 \\" in text
     assert r"\begin{tabular}{@{}lr@{}}" in text
 
 
 def test_long_text_wraps_in_latex():
     text = to_latex(Table("title", ["claim", "x"], [["word " * 20, "1"]], frozenset({"claim"})), "label")
     assert r"\begin{tabular}{@{}p{60mm}r@{}}" in text
+
+
+def test_lines_of_a_reason_stay_in_their_cell():
+    table = Table("Cells", ["cell", "reason"], [["a", "Traceback:\n\n  no space left"]], frozenset({"cell", "reason"}))
+    assert to_markdown(table).splitlines()[4] == "| a | Traceback: no space left |"
+    assert r"a & Traceback: no space left \\" in to_latex(table, "label")
 
 
 def test_what_means_something_in_markdown_is_escaped():
@@ -317,7 +415,8 @@ def test_a_study_becomes_a_document_and_pictures_without_torch(tmp_path: Path):
         assert 0.005 < (picture[..., :3].min(axis=2) < 0.9).mean() < 0.8  # neither empty nor a blob
     text, tex = (tmp_path / "study.md").read_text("utf-8"), (tmp_path / "study.tex").read_text("utf-8")
     tables = re.split(r"(?=\\begin\{table\})", tex)[1:]
-    assert len(tables) == text.count("\n### ") == 1 + 2 * 7 + 1 + 1
+    assert len(tables) == text.count("\n### ") - 1 == 1 + 1 + 1 + 2 * 8 + 1
+    assert text.count("![") == len(pictures)
     for table in tables:
         _check_latex(table)
     assert len(set(re.findall(r"\\label\{(.+)\}", tex))) == len(tables)
