@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -10,10 +11,13 @@ import numpy as np
 from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
 from parse_mpi.plan import Plan
 
+MUCH_TAKEN = 2_000_000_000  # bytes of rows that all agents together take in a round: half a second on one core
+
 
 def caveats(plan: Plan, dataset: Dataset) -> list[str]:
-    """Empty splits, classes that nobody trains on, and events that come too late, end a modality or cut a graph up."""
-    return [*_of_data(plan, dataset), *_of_events(plan)]
+    """Empty splits, classes that nobody trains on, means of too many, slices that never mix, and events that come too
+    late, end a modality or cut a graph up."""
+    return [*_of_data(plan, dataset), *_of_exact_means(plan), *_of_rare_slices(plan), *_of_events(plan)]
 
 
 def _of_data(plan: Plan, dataset: Dataset) -> Iterator[str]:
@@ -24,6 +28,28 @@ def _of_data(plan: Plan, dataset: Dataset) -> Iterator[str]:
     if missing := np.flatnonzero(trained == 0).tolist():
         names = ", ".join(dataset.class_names[c] for c in missing[:8]) + (", …" if len(missing) > 8 else "")
         yield f"no training sample has the class {names}: no agent can learn it"
+
+
+def _of_exact_means(plan: Plan) -> Iterator[str]:
+    """Every holder takes the rows of all others, so that work grows with the square of their number."""
+    if plan.job.method.aggregate == "exact":
+        taken = (len(graph.at(0).neighbours) * plan.row_bytes(name) for name, graph in plan.graphs.items())
+        if (total := sum(taken)) > MUCH_TAKEN:
+            yield (
+                f"aggregate: exact has every agent take the rows of all others, {total / 1e9:,.1f} GB a round in all; "
+                "the time of a round grows with the square of the number of agents"
+            )
+
+
+def _of_rare_slices(plan: Plan) -> Iterator[str]:
+    """Slices that mix every so many rounds, where the run, or their stage of it, is too short for one of those."""
+    rounds, turns = plan.job.train.rounds, Counter[tuple[str, int]]()
+    for era, end in zip(plan.eras, [*(era.start for era in plan.later), rounds], strict=True):
+        for spec in era.slices:
+            if spec.graph and spec.every > 1:
+                turns[spec.name, spec.every] += max(0, min(end, rounds) // spec.every - era.start // spec.every)
+    for name, every in (slice_ for slice_, count in turns.items() if not count):
+        yield f"{name} mixes in rounds that are multiples of {every}, and this run has none for it: it never mixes"
 
 
 def _of_events(plan: Plan) -> Iterator[str]:

@@ -126,11 +126,12 @@ def make_parser() -> argparse.ArgumentParser:
     compare.formatter_class = argparse.RawDescriptionHelpFormatter
     compare.add_argument("study", type=Path, metavar="STUDY", help="study file: jobs/studies/quick-compare.yaml")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it is not there")
-    compare.add_argument("--plan", action="store_true", help="show launches and hours; starts no cell")
-    compare.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")
+    instead = compare.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help="show launches and hours; starts no cell")
+    instead.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")
     compare.add_argument("--only", type=_levels, default={}, metavar="AXIS=LEVEL,...", help="only these cells")
-    compare.add_argument("--task", type=_round, metavar="K", help="run share K of the launches, from 1 on ...")
-    compare.add_argument("--tasks", type=_round, metavar="N", help="... of N shares: for job arrays")
+    compare.add_argument("--task", type=int, metavar="K", help="run share K of the launches, from 1 on ...")
+    compare.add_argument("--tasks", type=int, metavar="N", help="... of N shares: for job arrays")
 
     status = _add(commands, "status", show_status, "how far a run is; exit 75 when it is to be continued")
     status.add_argument("run", type=Path, metavar="RUN")
@@ -230,9 +231,11 @@ def run_job(options: argparse.Namespace) -> int:
 def compare_methods(options: argparse.Namespace) -> int:
     from parse_mpi.compare.runner import ALL, Comparison, Share
 
-    if (options.task is None) != (options.tasks is None) or (options.task or 1) > (options.tasks or 1):
-        raise ParseMpiError("--task K and --tasks N belong together, and K is 1 to N")
-    share = Share(options.task, options.tasks) if options.task else ALL
+    share = ALL
+    if (options.task, options.tasks) != (None, None):
+        if not 1 <= (options.task or 0) <= (options.tasks or 0):
+            raise ParseMpiError("--task K and --tasks N belong together, and K is 1 to N")
+        share = Share(options.task, options.tasks)
     comparison = Comparison(options.study, options.out, options.only)
     if options.plan:
         from parse_mpi.studies.comparisonplan import print_comparison_plan
@@ -249,7 +252,7 @@ def compare_methods(options: argparse.Namespace) -> int:
         print(f"{counted(ended.open, 'cell')} not run yet, or at work elsewhere; the same command collects them later")
     if ended.failed:
         told = "\n".join(f"  {name}: {reason}" for name, reason in ended.failed.items())
-        raise CellError(f"{counted(len(ended.failed), 'cell')} failed; the same command tries again:\n{told}")
+        raise CellError(f"{counted(len(ended.failed), 'failure')}; the same command tries again:\n{told}")
     return EXIT_OK if options.report or not ended.open else EXIT_TO_BE_CONTINUED
 
 
@@ -349,7 +352,10 @@ def _levels(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(axis and level for axis, _, level in pairs):
         raise argparse.ArgumentTypeError(f"{text!r} names no levels; write data=digits,method=parse")
-    return {axis: level for axis, _, level in pairs}
+    levels = {axis: level for axis, _, level in pairs}
+    if len(levels) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} names two levels of an axis; start one command for each")
+    return levels
 
 
 def _round(text: str) -> int:

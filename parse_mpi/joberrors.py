@@ -68,8 +68,9 @@ def _blame(document: Document, schema: type[BaseModel], error: ErrorDetails, key
     if kind in ("missing", "union_tag_not_found"):
         document.blame(keys, f"`{dotted(keys)}` is missing; it must be {_describe(allowed)}")
     elif kind == "extra_forbidden":
-        homes = list(dict.fromkeys(_homes(schema, str(keys[-1]))))
-        hint = key_hint(str(keys[-1]), list(_fields(allowed)), homes)
+        homes = dict.fromkeys(_homes(schema, str(keys[-1])))
+        homes.pop(dotted(keys[:-1]), None)  # another branch of this very section knows it
+        hint = key_hint(str(keys[-1]), list(_fields(allowed)), list(homes))
         document.blame(keys, f"unknown key `{dotted(keys)}`", hint)
     elif kind == "value_error":
         reason = str(error["ctx"]["error"])

@@ -118,7 +118,14 @@ def dump_job(job: Job) -> str:
 
 def job_digest(job: Job) -> str:
     """sha256 (hex) of what decides the trajectory: how long, how observed and where it runs is left out."""
-    text = json.dumps(_trajectory(job), sort_keys=True, separators=(",", ":"))
+    settings = _trajectory(job)
+    for (*above, key), before in LATER:
+        section: Value = settings
+        for name in above:
+            section = section.get(str(name)) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(str(key)) == before:
+            del section[str(key)]
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -149,12 +156,6 @@ def _trajectory(job: Job) -> dict[str, Value]:
     settings["data"] = job.data.model_dump(mode="json", exclude=elsewhere)
     for encoder in encoders_of(settings):
         encoder.pop("file", None)
-    for (*above, key), before in LATER:
-        section: Value = settings
-        for name in above:
-            section = section.get(str(name)) if isinstance(section, dict) else None
-        if isinstance(section, dict) and section.get(str(key)) == before:
-            del section[str(key)]
     return settings
 
 

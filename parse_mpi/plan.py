@@ -203,10 +203,13 @@ class Plan:
         return int(most) * coupling.width * self.layouts[name].width
 
     def row_bytes(self, graph: str) -> int:
-        """Bytes of one agent that travel together over a link of a graph."""
-        averaged = sum(self.travelling(spec.name) for spec in self.slices if spec.graph == graph)
+        """Bytes of an agent's rows that neighbours on a graph average; a rank gets them once for all of its agents."""
+        return self.item_bytes * sum(self.travelling(spec.name) for spec in self.slices if spec.graph == graph)
+
+    def message_bytes(self, graph: str) -> int:
+        """Bytes that restriction maps send over each link of a graph, to every neighbour others."""
         tied = {spec.coupling.width for spec in self.slices if spec.coupling and spec.coupling.graph == graph}
-        return self.item_bytes * (averaged + sum(tied))
+        return self.item_bytes * sum(tied)
 
 
 def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:

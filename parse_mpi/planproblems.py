@@ -72,11 +72,11 @@ def optimiser_problems(
     """D^2 is made for one symmetric W, and stable where all its eigenvalues are above -1/3."""
     if jobfile.job.train.optimiser.name != "d2":
         return []
-    if any(graph.directed or not graph.static for graph in graphs.values()):
-        what = (
-            f"d2 needs one symmetric mixing matrix for all rounds; topology.kind {jobfile.job.topology.kind} has none"
-        )
+    if not all(graph.symmetric for graph in graphs.values()):
+        exact = jobfile.job.method.aggregate == "exact"
+        source = "method.aggregate: exact" if exact else f"topology.kind {jobfile.job.topology.kind}"
         where = jobfile.where("train", "optimiser", "name")
+        what = f"d2 needs one symmetric mixing matrix for all rounds; {source} has none"
         return [Problem(where, what, "choose a kind of static undirected graph, or gradient-tracking")]
     if rare := [spec.name for spec in slices if spec.every > 1]:
         where = jobfile.where("train", "optimiser", "name")

@@ -208,7 +208,9 @@ class PlainParse:
         for spec in self.plan.slices:
             if not spec.graph or (index + 1) % spec.every:
                 continue
-            dense = torch.from_numpy(self.plan.graphs[spec.graph].at(index).dense()).to(self.dtype)
+            often = min(other.every for other in self.plan.slices if other.graph == spec.graph)
+            turn = (index + 1) // often - 1
+            dense = torch.from_numpy(self.plan.graphs[spec.graph].at(turn).dense()).to(self.dtype)
             rows = dense @ torch.stack([self._row(i, spec) for i in spec.holders])
             for i, row in zip(spec.holders, rows, strict=True):
                 self._write(i, spec, row)

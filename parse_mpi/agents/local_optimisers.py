@@ -19,7 +19,7 @@ class RowOptimiser(ABC):
     With order: consensus, whose rows travel from the start, before_send comes first.
     """
 
-    scratch = 0  # matrices as wide as the rows that it keeps from the start of a round to its end, beside its state
+    scratch = 0  # matrices as wide as the rows that it needs within a round, beside its state
 
     def state(self, width: int) -> dict[str, int]:
         """Columns per row of each matrix that it remembers from round to round, for rows of `width` parameters."""

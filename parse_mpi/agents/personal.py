@@ -106,7 +106,7 @@ class PersonalAggregation:
         for part in self.slices:
             learns_A[part.agent] &= torch.isfinite(part.rows.gradients).all(1)
         for part in self.slices:
-            slope = part.rows.gradients.mul_(rate).mul_(part.mixed - part.own)
+            slope = part.rows.gradients.mul_(part.mixed - part.own).mul_(rate)  # in this order 0 stays 0
             stepped = (part.weights - slope).clamp_(0, 1)
             part.weights.copy_(torch.where(learns_A[part.agent].unsqueeze(1), stepped, part.weights))
             part.blend()

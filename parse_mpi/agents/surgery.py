@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class GradientSurgery(Wrapper):
 
     def __init__(self, base: RowOptimiser, camps: Sequence[Sequence[int]]):
         super().__init__(base)
+        self.scratch = base.scratch + 2
         self.camps = camps
 
     def state(self, width: int) -> dict[str, int]:
@@ -35,12 +37,12 @@ class GradientSurgery(Wrapper):
     def before_round(self, rows: SliceRows) -> None:
         """Remember where the round starts, in the place of the update."""
         super().before_round(rows)
-        self._updates(rows).copy_(rows.local.unsqueeze(1) * self._own(rows))
+        torch.mul(rows.local.unsqueeze(1), self._own(rows), out=self._updates(rows))
 
     def before_send(self, rows: SliceRows) -> None:
         updates = self._updates(rows)
         start = updates.sum(1)
-        updates.copy_((rows.local - start).unsqueeze(1) * self._own(rows))
+        torch.mul((rows.local - start).unsqueeze(1), self._own(rows), out=updates)
         rows.local.copy_(start)
 
     def after_mix(self, rows: SliceRows) -> None:
@@ -55,19 +57,17 @@ class GradientSurgery(Wrapper):
 
     def _own(self, rows: SliceRows) -> Tensor:
         """Which camp each row's agent is in, [A, 2, 1]: 1 there and 0 in the other."""
-        own = [[float(agent in camp) for camp in self.camps] for agent in rows.agents.tolist()]
-        return torch.tensor(own, dtype=rows.local.dtype, device=rows.local.device).unsqueeze(2)
+        own = np.stack([np.isin(rows.agents, camp) for camp in self.camps], 1)
+        return torch.from_numpy(own).to(rows.local).unsqueeze(2)
 
 
 def reconciled(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of two updates [A, P] after each has lost what opposes the other as it was, and bool [A, 1] where so."""
-    inner, squares = row_sums(first * second), [row_sums(update.square()) for update in (first, second)]
-    opposed = (inner < 0) & (squares[0] > 0) & (squares[1] > 0)  # squares of tiny updates may be 0
-    parts = [
-        torch.where(opposed, update - inner / square * other, update)
-        for update, other, square in ((first, second, squares[1]), (second, first, squares[0]))
-    ]
-    return parts[0] + parts[1], opposed
+    inner = row_sums(first * second)
+    shares = [inner / row_sums(update.square()) for update in (first, second)]  # of each, that the other one loses
+    opposed = (inner < 0) & shares[0].isfinite() & shares[1].isfinite()  # squares may be 0, or too large
+    kept = [1 - torch.where(opposed, share, 0) for share in shares]
+    return first * kept[0] + second * kept[1], opposed
 
 
 def row_sums(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 DIR/study.yaml    the study as it was started last       DIR/cells/<cell>/            run directories
 DIR/tuning.yaml   what tuning has frozen                 DIR/tuning/<trial>/          likewise
-DIR/ledger.csv    every launch that was ever made        DIR/calibration/<pair>/      likewise, a few rounds each
+DIR/ledger.csv    every launch that was ever made        DIR/calibration/<trial>/     likewise, a few rounds each
 DIR/study.h5      all results                            DIR/logs/                    what launches have printed
 """
 

@@ -56,18 +56,22 @@ def measured_costs(study_dir: Path, trials: Sequence[Trial]) -> dict[Pair, Cost]
 def calibrations(study: StudyFile, resolver: Resolver, pairs: Sequence[Pair]) -> list[Trial]:
     """A short launch for each pair, at the levels where it is tuned; it evaluates once."""
     extra = {"train.rounds": CALIBRATION_ROUNDS, "evaluate.every": CALIBRATION_ROUNDS}
-    made = [
-        resolver.trial("calibration", ",".join(pair), tuning_levels(study, *pair), study.spec.seeds[0], {}, dict(extra))
+    return [
+        trial
         for pair in pairs
+        for trial in resolver.trials(
+            "calibration", ",".join(pair), tuning_levels(study, *pair), study.spec.seeds[:1], {}, dict(extra)
+        )
     ]
-    return [trial for trial in made if trial is not None]
 
 
 def calibrated_costs(study_dir: Path, trials: Sequence[Trial]) -> Mapping[Pair, Cost]:
     """What finished calibrations took. Raises StorageError where their metrics can't be read."""
     seconds = Ledger(study_dir / "ledger.csv").seconds()
     return {
-        pair_of(trial): _calibrated(read_metrics(run_of(study_dir, trial).path), seconds[trial.purpose, trial.name])
+        pair_of(trial): _calibrated(
+            read_metrics(run_of(study_dir, trial).path), seconds.get((trial.purpose, trial.name), 0.0)
+        )
         for trial in trials
         if is_finished(study_dir, trial)
     }

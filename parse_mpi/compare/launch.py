@@ -22,7 +22,6 @@ from parse_mpi.storage.write import storage_errors
 
 # What an outer launch may have set for its ranks. A launch inside would take itself for one of them.
 OF_LAUNCHERS = ("PMI_", "PMIX_", "SLURM_", "OMPI_", "PRTE_", "HYDI_", "MPI_LOCAL")
-KEPT = ("SLURM_JOB_END_TIME",)  # runs leave in time
 MARK = "PARSE_MPI_LAUNCH"
 LATE_S = 60.0  # after its time limit, which a run keeps by itself, a launch is ended from outside
 
@@ -44,7 +43,7 @@ def find_mpiexec() -> str:
 
 def clean_environment(threads: int) -> dict[str, str]:
     """This environment without traces of a launcher, for ranks of so many compute threads."""
-    kept = {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(OF_LAUNCHERS)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_LAUNCHERS)}
     return kept | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 

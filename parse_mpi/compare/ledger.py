@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from parse_mpi.compare.trials import Trial
@@ -35,7 +36,7 @@ class Ledger:
     path: Path
 
     def add(self, launch: str, trial: Trial, outcome: str, seconds: float = 0.0, validation: float = math.nan) -> None:
-        """Append one line. validation: best mean ensemble accuracy on the validation split, nan if there is none.
+        """Append one line. validation: mean ensemble accuracy on the validation split at the end, nan without it.
 
         Raises StorageError.
         """
@@ -51,17 +52,24 @@ class Ledger:
             _append(self.path, row)
 
     def seconds(self) -> Mapping[tuple[str, str], float]:
-        """(purpose, name) -> seconds of its launches together. Raises StorageError."""
-        total: dict[tuple[str, str], float] = {}
+        """(purpose, name) -> seconds of the launches that led to its last finish, together. Raises StorageError."""
+        finished: dict[tuple[str, str], float] = {}
+        so_far: dict[tuple[str, str], float] = {}
         for row in self._rows():
             key = (row["purpose"], row["name"])
-            total[key] = total.get(key, 0.0) + float(row["seconds"] or 0.0)
-        return total
+            so_far[key] = so_far.get(key, 0.0) + float(row["seconds"])
+            if row["outcome"] == "finished":
+                finished[key] = so_far.pop(key)
+        return finished
 
     def _rows(self) -> Iterator[Mapping[str, str]]:
+        """All lines but those that a full disk has cut short, inside a quotation perhaps: no value spans two lines."""
         if self.path.exists():
-            with storage_errors(self.path, "can't be read"), open(self.path, newline="", encoding="utf-8") as file:
-                yield from csv.DictReader(file)
+            with storage_errors(self.path, "can't be read"), open(self.path, encoding="utf-8") as file:
+                for line in islice(file, 1, None):
+                    (values,) = csv.reader([line])
+                    if len(values) == len(COLUMNS):
+                        yield dict(zip(COLUMNS, values, strict=True))
 
     def _begin(self) -> None:
         """Make the file with its first line, once, whoever else does so at the same time."""
@@ -79,10 +87,12 @@ class Ledger:
 def _append(path: Path, row: tuple[object, ...]) -> None:
     """Write a line in one piece, so that those of several writers don't mix. Raises OSError."""
     text = io.StringIO()
-    csv.writer(text).writerow(row)
-    line = text.getvalue().encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    csv.writer(text, lineterminator="\n").writerow(row)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
+        size = os.fstat(descriptor).st_size
+        after_a_cut_line = size and os.pread(descriptor, 1, size - 1) != b"\n"
+        line = b"\n" * after_a_cut_line + text.getvalue().encode()
         if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, "a line was cut short")
         os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import sys
@@ -21,18 +22,18 @@ from parse_mpi.compare.schema import Launches
 from parse_mpi.compare.standing import failure, run_of, standing, validation_score
 from parse_mpi.compare.trials import Trial, in_order
 from parse_mpi.errors import EXIT_INTERRUPTED, EXIT_TO_BE_CONTINUED, ParseMpiError
-from parse_mpi.storage.owner import look
+from parse_mpi.run.preemption import Deadline, find_deadline
 
 POLL_S = 0.05
 STOP_S = 120.0  # for launches to reach the end of a round and write a checkpoint
 
 
 class StoppedError(ParseMpiError):
-    """Ctrl-C or SIGTERM: all launches have ended, and what they did is kept."""
+    """Ctrl-C, SIGTERM or the end of the Slurm job: all launches have ended, and what they did is kept."""
 
-    def __init__(self, number: int):
-        super().__init__(f"{signal.Signals(number).name}: all launches have ended; the same command goes on")
-        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TO_BE_CONTINUED
+    def __init__(self, why: str):
+        super().__init__(f"{why}: all launches have ended; the same command goes on")
+        self.exit_code = EXIT_INTERRUPTED if why == signal.SIGINT.name else EXIT_TO_BE_CONTINUED
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Pool:
         self.study_dir = study_dir
         self.how = how
         self.ledger = Ledger(study_dir / "ledger.csv")
-        self._asked = 0  # signals so far
-        self._signal = 0
+        self._asked = 0  # how often it was told to stop
+        self._why = ""
+        self._deadline: Deadline | None = None
 
     def run(self, trials: Sequence[Trial], what: str) -> list[Outcome]:
         """Run what is not finished yet, in this order. what: the trials in a word, for the user.
@@ -67,9 +69,12 @@ class Pool:
         Raises StoppedError when told to stop, and StorageError where the study directory can't be written.
         """
         waiting, running, outcomes = deque(trials), list[_Running](), list[Outcome]()
+        self._deadline = find_deadline(None, os.environ)
+        if self._deadline:
+            self._deadline.save_took(STOP_S / 2)  # it keeps twice as long free
         with self._listening(), Progress(what, len(trials), self.how.at_once) as progress:
             try:
-                while (waiting or running) and not self._asked:
+                while (waiting or running) and not self._is_told_to_stop():
                     while waiting and len(running) < self.how.at_once:
                         outcome = self._begin(waiting.popleft(), running)
                         if outcome is not None:
@@ -85,7 +90,7 @@ class Pool:
             finally:
                 self._stop(running)
         if self._asked:
-            raise StoppedError(self._signal)
+            raise StoppedError(self._why)
         return outcomes
 
     def _begin(self, trial: Trial, running: list[_Running]) -> Outcome | None:
@@ -108,14 +113,20 @@ class Pool:
 
     def _end(self, job: _Running, code: int) -> Outcome:
         run, seconds = run_of(self.study_dir, job.trial), job.launch.seconds
-        if code == 0 and standing(run, job.trial) == "finished":
+        found = standing(run, job.trial)
+        if found == "finished":
             self.ledger.add(job.token, job.trial, "finished", seconds, validation_score(run))
             return Outcome(job.trial, "finished")
-        if look(run) is not None and standing(run, job.trial) == "elsewhere":
+        if found == "elsewhere":
             self.ledger.add(job.token, job.trial, "elsewhere", seconds)
             return Outcome(job.trial, "elsewhere")
         self.ledger.add(job.token, job.trial, "failed", seconds)
         return Outcome(job.trial, "failed", f"exit code {code}: {failure(run, job.launch.output())}")
+
+    def _is_told_to_stop(self) -> bool:
+        if not self._asked and self._deadline and self._deadline.near():
+            self._asked, self._why = 1, self._deadline.reason
+        return self._asked > 0
 
     def _stop(self, running: Sequence[_Running]) -> None:
         """End all that still runs, with checkpoints; at once when asked a second time."""
@@ -134,7 +145,7 @@ class Pool:
         """Ctrl-C and SIGTERM ask for a stop, until the end of this context."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self._asked, self._signal = self._asked + 1, self._signal or number
+            self._asked, self._why = self._asked + 1, self._why or signal.Signals(number).name
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -20,7 +20,7 @@ from parse_mpi.yamlfile import Document, KeyPath, place_of, read_yaml
 
 BASE = "job"  # in a level of data: the job file, not a key of it
 AXIS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
+LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")  # those of all axes are the name of a directory
 OURS = {"seed": "`seeds` sets it", "evaluate.test": "tuning leaves the test split out, cells do not"}
 
 
@@ -95,7 +95,7 @@ def _check_axes(document: Document, spec: StudySpec, path: Path) -> None:
 def _check_level(document: Document, keys: KeyPath, settings: Settings) -> None:
     axis, level = keys[1:]
     if not LEVEL.fullmatch(str(level)):
-        hint = "letters, digits and . _ : + -, beginning with a letter or a digit"
+        hint = "at most 40 letters, digits and . _ : + -, the first a letter or a digit"
         document.blame(keys, f"`{level}` can't be the name of a level", hint)
     for key in settings:
         if key == BASE and axis != DATA:

@@ -17,7 +17,7 @@ from parse_mpi.compare.gather import NoResult, gather
 from parse_mpi.compare.pool import Pool
 from parse_mpi.compare.reading import StudyFile, read_study
 from parse_mpi.compare.schema import DATA, METHOD
-from parse_mpi.compare.standing import is_finished, run_of
+from parse_mpi.compare.standing import is_finished, run_of, standing
 from parse_mpi.compare.studyfile import write_study
 from parse_mpi.compare.trials import Resolver, Trial, pair_of
 from parse_mpi.compare.tuning import choose, configurations, key_of, missing
@@ -25,7 +25,7 @@ from parse_mpi.errors import Problem, StudyError
 from parse_mpi.joberrors import key_hint
 
 NOT_TUNED = "tuning has not chosen its settings yet"
-NOTHING_WORKED = "tuning: every configuration failed on some seed"
+NOTHING_WORKED = "tuning: every configuration diverged on some seed"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ ALL = Share(1, 1)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a compare ended. failed: name of a cell -> reason. open: how many cells are neither finished nor failed.
+    """How a compare ended. failed: cell, or launch of tuning, -> reason. open: how many cells are neither finished nor
+    failed.
 
     result: study.h5, where it was written.
     """
@@ -72,14 +73,14 @@ class Comparison:
 
     def run(self, share: Share = ALL) -> Ended:
         """Tune and run what is not finished; then collect the results, unless cells are left to others."""
-        self._tune(share)
+        failed = self._tune(share)
         choices = self.choices()
         cells = self.cells(choices)
         known = self._without_settings(cells, choices)
         mine = share.part([trial for trial in cells if self._is_wanted(trial)])
         outcomes = self.pool.run([trial for trial in mine if trial.name not in known], "cells")
         known |= {o.trial.name: NoResult("failed", o.reason) for o in outcomes if o.status == "failed"}
-        failed = {name: why.reason for name, why in known.items() if why.status == "failed"}
+        failed |= {name: why.reason for name, why in known.items() if why.status == "failed"}
         left = self._left(cells, known)
         return Ended(failed, left, None if left or share != ALL else self._collect(cells, choices, known))
 
@@ -121,20 +122,29 @@ class Comparison:
         """All of them, whether they are still needed or not."""
         return missing(self.tried, {})
 
-    def _tune(self, share: Share) -> None:
-        """Run what tuning lacks, and freeze the choices of all pairs that lack nothing any more."""
+    def _tune(self, share: Share) -> dict[str, str]:
+        """Run what tuning lacks, and freeze the choices of all pairs that lack nothing any more.
+
+        A configuration that diverges is out. Any other failure says nothing about it (a full disk, a time limit that
+        was met), so that its pair is left open: returns launch -> reason of these.
+        """
         choices = self.choices()
         wanted = [trial for trial in self.tuning_launches() if self._is_wanted(trial)]
-        lacking = [trial for trial in share.part(wanted) if pair_of(trial) not in choices]
+        lacking = [t for t in share.part(wanted) if pair_of(t) not in choices and not self._is_settled(t)]
         outcomes = self.pool.run(lacking, "tuning") if lacking else []
-        failed = {outcome.trial.name for outcome in outcomes if outcome.status == "failed"}
         found: dict[Pair, Choice] = {}
         for pair in dict.fromkeys(map(pair_of, wanted)):
             trials = missing({pair: self.tried[pair]}, choices)
-            if trials and all(trial.name in failed or is_finished(self.out, trial) for trial in trials):
+            if trials and all(map(self._is_settled, trials)):
                 found[pair] = choose(self.out, self.tried[pair])
         if found:
             write_choices(self.out, self.choices() | found)
+        failed = [o for o in outcomes if o.status == "failed" and pair_of(o.trial) not in found]
+        return {str(outcome.trial.folder): outcome.reason for outcome in failed}
+
+    def _is_settled(self, trial: Trial) -> bool:
+        """Whether another launch would show nothing new."""
+        return standing(run_of(self.out, trial), trial) in ("finished", "diverged")
 
     def _cells(self, choices: Mapping[Pair, Choice]) -> list[Trial]:
         return self.resolver.cells(lambda *pair: choices[pair].settings if pair in choices else {})

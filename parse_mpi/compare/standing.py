@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Literal
 
 from parse_mpi.compare.trials import Trial
-from parse_mpi.errors import JobError, StorageError
+from parse_mpi.errors import JobError, NonFiniteError, StorageError
 from parse_mpi.job import Hdf5Source, Job
 from parse_mpi.jobfile import load_job
-from parse_mpi.run.summary import best_row, evaluation
+from parse_mpi.run.summary import evaluation
 from parse_mpi.storage.metrics import read_metrics
 from parse_mpi.storage.owner import WATCH_S, look
 from parse_mpi.storage.rundir import RunDirectory
 
-Standing = Literal["finished", "elsewhere", "changed", "open"]
+Standing = Literal["finished", "elsewhere", "changed", "diverged", "open"]
 LINES_TOLD = 5  # of a failed launch's output
 
 
 def standing(run: RunDirectory, trial: Trial) -> Standing:
     """finished: nothing to do. elsewhere: another launch is at work there. changed: its job is another by now.
 
-    open: not begun, or to be continued. Raises StorageError where the directory can't be read.
+    diverged: training gave values that are not finite, as it would again. open: not begun, or to be continued.
+    Raises StorageError where the directory can't be read.
     """
     owner = look(run)
     if owner is not None and (owner.verdict == "alive" or (owner.verdict == "unknown" and owner.age_s < WATCH_S)):
@@ -34,6 +35,8 @@ def standing(run: RunDirectory, trial: Trial) -> Standing:
     if recorded is None or not trial.same_as(recorded):
         return "changed"
     state = run.read_state()
+    if state is not None and state.status == "failed" and state.exit_code == NonFiniteError.exit_code:
+        return "diverged"
     return "finished" if state is not None and state.status == "finished" else "open"
 
 
@@ -66,10 +69,12 @@ def failure(run: RunDirectory, output: str) -> str:
 
 
 def validation_score(run: RunDirectory) -> float:
-    """The best mean ensemble accuracy on validation over all agents; nan for runs without validation samples."""
-    metrics = read_metrics(run.path)
-    best = best_row(metrics)
-    return math.nan if best is None else float(evaluation(metrics, best, "validation").of(None, "ensemble").mean())
+    """Mean ensemble accuracy on validation over all agents after the last round, which is what tables compare on test.
+
+    nan for runs without validation samples.
+    """
+    of_agents = evaluation(read_metrics(run.path), -1, "validation").of(None, "ensemble")
+    return float(of_agents.mean()) if len(of_agents) else math.nan
 
 
 def run_of(study_dir: Path, trial: Trial) -> RunDirectory:

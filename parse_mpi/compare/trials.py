@@ -29,7 +29,8 @@ from parse_mpi.plan import make_plan
 Purpose = Literal["cell", "tuning", "calibration"]
 Levels = Mapping[str, str]  # axis -> level
 
-SEED = "seed"  # told like an axis
+SEED = "seed"  # a key of every job, told like an axis
+TESTED: Settings = {"evaluate.test": True}  # of cells, whatever a whole `evaluate` says
 MOST_ROUNDS = 1_000_000  # that a job may ask for
 FOLDERS: dict[Purpose, str] = {"cell": "cells", "tuning": "tuning", "calibration": "calibration"}
 
@@ -85,18 +86,19 @@ class Resolver:
         made = []
         for levels in combinations(self.study):
             settings = tuned(levels[DATA], levels[METHOD])
-            for seed in self.study.spec.seeds:
-                name = ",".join([*levels.values(), str(seed)])
-                if trial := self.trial("cell", name, levels, seed, settings):
-                    made.append(trial)
+            made += self.trials("cell", ",".join(levels.values()), levels, self.study.spec.seeds, settings, TESTED)
         return made
 
-    def trial(
-        self, purpose: Purpose, name: str, levels: Levels, seed: int, settings: Settings, extra: Settings | None = None
-    ) -> Trial | None:
-        """One launch, or None where there are problems. extra: what is set beside seed and rounds."""
+    def trials(
+        self, purpose: Purpose, name: str, levels: Levels, seeds: Sequence[int], settings: Settings,
+        extra: Settings | None = None,
+    ) -> list[Trial]:  # fmt: skip
+        """A launch for each seed, its name with the seed behind it; none where there are problems.
+
+        extra: what is set beside seed and rounds. The job is read once: no key but the seed itself depends on it.
+        """
         base = self.study.base_job(levels[DATA])
-        chosen = [*self._by_levels(levels, settings), ("seed", seed, self.study.where("seeds"))]
+        chosen = [*self._by_levels(levels, settings), (SEED, seeds[0], self.study.where("seeds"))]
         chosen += [(key, value, self.study.where()) for key, value in (extra or {}).items()]
         overrides, places = dict[str, str](), dict[str, str]()
         for key, value, place in chosen:
@@ -110,9 +112,16 @@ class Resolver:
                 places["train.rounds"] = self.study.where("budget")
                 jobfile = load_job(base, in_order(overrides))
         except JobError as error:
-            self._note(error.problems, places, levels, seed)
-            return None
-        return Trial(purpose, name, levels, seed, settings, base, overrides, places, jobfile)
+            for seed in seeds:
+                self._note(error.problems, places, levels, seed)
+            return []
+        return [
+            Trial(
+                purpose, f"{name},{seed}", levels, seed, settings, base, {**overrides, SEED: str(seed)}, places,
+                replace(jobfile, job=jobfile.job.model_copy(update={SEED: seed})),
+            )
+            for seed in seeds
+        ]  # fmt: skip
 
     def check(self, trials: Iterable[Trial]) -> None:
         """Look for what only data, graphs and ranks can show."""

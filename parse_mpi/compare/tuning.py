@@ -84,16 +84,12 @@ def _configurations(study: StudyFile, resolver: Resolver, data: str, method: str
     while len(found) < tuning.configurations and number < DRAWS * tuning.configurations:
         settings = draw_settings(space, tuning.seed, data, method, number) if number else {}
         number += 1
-        made = [
-            resolver.trial("tuning", f"{data},{method},{len(found)},{seed}", levels, seed, settings, UNSEEN)
-            for seed in tuning.seeds
-        ]
-        trials = tuple(trial for trial in made if trial is not None)
-        if len(trials) < len(made):
+        trials = resolver.trials("tuning", f"{data},{method},{len(found)}", levels, tuning.seeds, settings, UNSEEN)
+        if not trials:
             break  # the resolver knows what is wrong
         if trials[0].digest not in digests:
             digests.add(trials[0].digest)
-            found.append(Configuration(settings, trials))
+            found.append(Configuration(settings, tuple(trials)))
     return found
 
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -62,8 +63,12 @@ class Dataset:
 
         Equal on two ranks only if both hold the same data; neither the order in which modalities are listed counts, nor
         whether they lie in memory. Of a modality beyond 1 GiB only rows are hashed that a fixed seed chooses, 64 MiB of
-        them.
+        them. Worked out once: a study plans many cells on the same data.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         total = hashlib.sha256(repr(self.class_names).encode())
         tables: dict[str, NDArray[np.generic]] = {"labels": self.labels, "split": self.split}
         if self.groups is not None:

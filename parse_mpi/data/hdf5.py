@@ -206,6 +206,8 @@ def _read_class_names(file: Any, labels: NDArray[np.integer], problems: list[str
     if "class_names" in file.attrs:
         names = _strings(file, "class_names")
         if names:
+            if len(set(names)) < len(names):
+                problems.append("attribute class_names: two classes have the same name")
             return names
         problems.append("attribute class_names: not a list of texts")
     largest = int(labels.max(initial=0))

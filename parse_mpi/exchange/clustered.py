@@ -17,7 +17,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from parse_mpi.agents.rows import SliceRows
-from parse_mpi.exchange.lanes import Lane
+from parse_mpi.exchange.lanes import WholeRows
 from parse_mpi.exchange.neighbourhood import GraphExchange
 from parse_mpi.exchange.world import World
 from parse_mpi.plan import Plan
@@ -55,13 +55,12 @@ class ClusteredExchange:
     def start(self, round_index: int) -> None:
         """Find the clusters, pack the rows that remote neighbours in them need, and post the exchange."""
         self.free()
-        turn, early = divmod(round_index + 1, self.every)
-        if early:
+        if (round_index + 1) % self.every:
             return
         graph = replace(self.graph, groups=self._find(round_index), clusters=1)
-        whole_rows = _EveryTurn(self.plan, graph)
+        whole_rows = WholeRows(self.plan, graph)
         self._inside = [GraphExchange(self.world, self.plan, graph, self.slices, self.index, whole_rows)]
-        self._inside[0].start(turn - 1)  # counts the rounds in which they mix, or some of a cycle would never come
+        self._inside[0].start(round_index)
 
     def mix_interior(self) -> None:
         for exchange in self._inside:
@@ -119,20 +118,6 @@ class ClusteredExchange:
                 now, before = (matrix.double().cpu().numpy() for matrix in both)
                 turned_AM[mine, modalities.index(spec.modality)] = list(map(cosine_distance, now, before))
         return ids, turned_AM
-
-
-class _EveryTurn:
-    """The schedule of clusters: every edge carries the whole rows of all slices in every turn."""
-
-    def __init__(self, plan: Plan, graph: SliceGraph):
-        self.graph = graph
-        self.windows = tuple((s.name, 0, plan.travelling(s.name)) for s in plan.slices if s.graph == graph.name)
-
-    def lanes(self, turn: int) -> list[Lane]:
-        return [Lane(self.graph.at(turn), self.windows)]
-
-    def waiting(self, turn: int) -> dict[str, int]:
-        return {}
 
 
 def cosine_distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

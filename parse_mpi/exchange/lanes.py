@@ -29,16 +29,24 @@ class Lane:
 
 
 class WholeRows:
-    """The plain schedule of a graph: every edge carries the whole rows of all slices that are due."""
+    """The plain schedule of a graph: every edge carries the whole rows of all slices that are due.
+
+    every: no slice mixes more often; the graph then counts those rounds alone, or some of a cycle would never come.
+    """
 
     def __init__(self, plan: Plan, graph: SliceGraph):
         self.graph = graph
         self.slices = [(s.every, (s.name, 0, plan.travelling(s.name))) for s in plan.slices if s.graph == graph.name]
+        self.every = min(every for every, _ in self.slices)
+
+    def turn(self, round_index: int) -> int:
+        """The round of the graph, counted from 0, that a round is in which slices are due."""
+        return (round_index + 1) // self.every - 1
 
     def lanes(self, round_index: int) -> list[Lane]:
         """The lanes of a round; none where no slice is due."""
         windows = tuple(window for every, window in self.slices if (round_index + 1) % every == 0)
-        return [Lane(self.graph.at(round_index), windows)] if windows else []
+        return [Lane(self.graph.at(self.turn(round_index)), windows)] if windows else []
 
     def waiting(self, round_index: int) -> dict[str, int]:
         """Nothing that is due stays behind."""

@@ -24,7 +24,12 @@ from parse_mpi.topology.slice_graph import SliceGraph
 
 
 class Schedule(Protocol):
-    """Says which columns cross which edges of a graph in a round, and how many numbers of each slice stay behind."""
+    """Says which columns cross which edges of a graph in a round, and how many numbers of each slice stay behind.
+
+    turn: the round of the graph, whose matrix the lanes of a round have.
+    """
+
+    def turn(self, round_index: int) -> int: ...
 
     def lanes(self, round_index: int) -> list[Lane]: ...
 
@@ -85,13 +90,13 @@ class GraphExchange:
 
     def start(self, round_index: int) -> None:
         """Pack the rows that remote neighbours need and post the exchange."""
-        lanes = self.schedule.lanes(round_index)
-        self.flights = [self._flight(round_index, k, lane) for k, lane in enumerate(lanes)]
+        turn, lanes = self.schedule.turn(round_index), self.schedule.lanes(round_index)
+        self.flights = [self._flight(turn, k, lane) for k, lane in enumerate(lanes)]
         carried = Counter(name for flight in self.flights for name in flight.carried)
         self._crowded = {name for name, count in carried.items() if count > 1}
         for name in carried:
             self.slices[name].hold()
-        self.requests = [request for flight in self.flights for request in self.transport.post(flight, round_index)]
+        self.requests = [request for flight in self.flights for request in self.transport.post(flight, turn)]
 
     def mix_interior(self) -> None:
         """Sum the neighbours of agents whose neighbours are all local, while the other rows travel."""
@@ -148,9 +153,9 @@ class GraphExchange:
         """Give back communicators and data types."""
         self.transport.free()
 
-    def _flight(self, round_index: int, k: int, lane: Lane) -> Flight:
+    def _flight(self, turn: int, k: int, lane: Lane) -> Flight:
         """The k-th flight of a round; what does not change within a phase of the graph is kept and used again."""
-        key = (round_index % self.graph.phases if self.graph.phases else 0, k)
+        key = (turn % self.graph.phases if self.graph.phases else 0, k)
         kept = self._kept.get(key)
         if kept is None or kept.lane.matrix is not lane.matrix:
             route = make_route(lane.matrix, self.rank_of, self.rank, self.agents)

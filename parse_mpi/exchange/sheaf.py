@@ -30,7 +30,8 @@ from parse_mpi.topology.mixing import MixingMatrix
 from parse_mpi.topology.slice_graph import SliceGraph
 
 Index = NDArray[np.int64]
-# Of what would make a step overshoot: with half of it each, both steps of both ends together close a gap at most twice.
+# Of what would make a step overshoot: with half of it each, both steps together close a gap at most twice, but for the
+# product of both, which only matters where heads or maps of neighbours are very unequal.
 LARGEST_STEP = 0.5
 
 

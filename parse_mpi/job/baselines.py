@@ -50,6 +50,11 @@ class CentralisedMethod(DsgdMethod):
     name: Literal["centralised"]  # type: ignore[assignment]
     aggregate: Literal["exact"] = "exact"
 
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """With consensus every agent would add its own steps to the mean: no two models would be the same."""
+        return ("adapt-then-combine",)
+
 
 class MonolithicMethod(Learner):
     """One shared embedding: a stem for each modality, and one trunk and head for everybody behind them (method.md 2).

@@ -35,7 +35,7 @@ class HarmonyMethod(Learner):
 
     def second_stage(self, rounds: int) -> int:
         """After how many of so many rounds the second stage begins."""
-        return max(1, round(self.first_stage * rounds))
+        return max(1, min(round(self.first_stage * rounds), rounds - 1))
 
     def stages(self, rounds: int) -> dict[int, str]:
         return {self.second_stage(rounds): "harmony: multimodal agents train their fusion, the others rest"}

@@ -89,14 +89,14 @@ class Dsgd(OneHead):
         return (*encoder_slices(agents, roster or agents, scope), *heads)
 
     def problems(self, agents: Sequence[Agent], roster: Sequence[Agent] = ()) -> list[str]:
-        """`concat` gives every set of modalities a head of its own width, which only agents with that set can share."""
+        """`concat` has a place for every modality, so that only agents with the same set can share a head behind it."""
         if self.options.fusion != "concat" or POLICIES[self.options.name][1] == "set":
             return []
         kinds = dict.fromkeys(agent.kind for agent in agents if agent.modalities)
-        if len({kind.count("+") for kind in kinds}) < 2:
+        if len(kinds) < 2:
             return []
         what = f"{self.options.name} shares one head among {', '.join(kinds)}"
-        return [f"{what}, to which fusion: concat gives different widths: use mean or attention"]
+        return [f"{what}, and behind fusion: concat they can't: use mean or attention"]
 
     def network(self, agent: Agent, shapes: Mapping[str, tuple[int, ...]], class_count: int, seed: int) -> nn.Module:
         from parse_mpi.model.label_network import LabelNetwork

@@ -30,13 +30,14 @@ def slices_and_graphs(
         for spec in method.at(era.start).slices(era.agents, roster)
     ]
     by_groups: dict[Groups, list[str]] = {}
+    clusters: dict[Groups, int] = {}
     for spec in table:
         if spec.groups:
             by_groups.setdefault(spec.groups, []).append(spec.graph)
+            clusters[spec.groups] = max(spec.clusters, clusters.get(spec.groups, 1))
         if spec.coupling:
             by_groups.setdefault((spec.coupling.among,), []).append(spec.coupling.graph)
     names = {groups: min(found, key=_plainness) for groups, found in by_groups.items()}
-    clusters = {spec.groups: spec.clusters for spec in table}
     weights = sizes if job.method.aggregate == "exact" else None
     graphs = {
         name: slice_graph(

@@ -27,14 +27,13 @@ class TokenFusion(nn.Module):
 
     def __init__(self, modalities: Sequence[str], width: int):
         super().__init__()
-        self.types = nn.ParameterDict(
-            {module_key(m): nn.Parameter(TYPE_SCALE * torch.randn(2, width)) for m in modalities}
-        )
+        self.keys = tuple(module_key(m) for m in modalities)
+        self.types = nn.ParameterDict({key: nn.Parameter(TYPE_SCALE * torch.randn(2, width)) for key in self.keys})
         self.pool = AttentionFusion(width)
 
     def forward(self, token_TBW: Tensor, share_T: Tensor) -> Tensor:
         """[T, B, W] to [B, W]."""
-        type_TW = torch.cat(list(self.types.values()))
+        type_TW = torch.cat([self.types[key] for key in self.keys])  # a ParameterDict sorts
         fused: Tensor = self.pool(token_TBW + type_TW[:, None], share_T)
         return fused
 

@@ -87,8 +87,8 @@ def accuracy_table(metrics: Metrics) -> Table:
 
 
 def final_lines(metrics: Metrics) -> Iterator[str]:
-    """Of a run that got to its end: what the close look at the agents showed, means over all."""
-    if "final/macro_f1" not in metrics.arrays:
+    """Of a run at its end: what the close look at the agents showed, means over all; that of an earlier end is old."""
+    if "final/macro_f1" not in metrics.arrays or metrics.attributes["final"]["round"] != metrics["rounds/round"][-1]:
         return
     split = told_split(metrics)
     column = _labels(metrics.attributes["final/macro_f1"]["split"]).index(split)

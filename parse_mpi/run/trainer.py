@@ -178,6 +178,7 @@ class Trainer:
     def _mix(self) -> None:
         """Neighbours are summed: first where all are local, then, when they have arrived, the remote ones too."""
         with self.timer("mix"):
+            self.now.group.before_mix()
             for exchange in self.now.exchanges:
                 exchange.mix_interior()
         with self.timer("wait"):
@@ -185,7 +186,6 @@ class Trainer:
                 exchange.wait()
         self.travel_s = (self.progress.arrived_s or time.perf_counter()) - self._sent_at
         with self.timer("mix"):
-            self.now.group.before_mix()
             for exchange in self.now.exchanges:
                 exchange.mix_boundary()
         with self.timer("local_steps"):

@@ -1,4 +1,4 @@
-"""Mixing matrices: the doubly stochastic W of one graph in one round, as sparse rows over agents.
+"""Mixing matrices: the W of a graph in a round, doubly stochastic but for weighted means, as sparse rows over agents.
 
 A mixing round is x_i <- x_i + sum_j W_ij (x_j - x_i) with the neighbours j in ascending id (docs/method.md, section
 1.5), so a row stores its neighbours only, sorted; the diagonal is what the weights leave of 1. A row belongs to the
@@ -49,7 +49,7 @@ class MixingMatrix:
         return 1.0 - given_away.astype(np.float64, copy=False)
 
     def dense(self) -> NDArray[np.float64]:
-        """float64[A, A], rows and columns in the order of `agents`; each row and column sums to 1."""
+        """float64[A, A], rows and columns in the order of `agents`; each row sums to 1."""
         matrix = np.diag(self.diagonal())
         matrix[self._rows(), np.searchsorted(self.agents, self.neighbours)] = self.weights
         return matrix

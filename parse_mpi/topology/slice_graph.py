@@ -63,6 +63,11 @@ class SliceGraph:
         """Whether an agent may send to another without receiving from it in the same round."""
         return any(schedule.directed for schedule in self._schedules)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether every round has the same matrix, with eigenvalues to ask for: Metropolis weights on static graphs."""
+        return all(isinstance(schedule, Static) for schedule in self._schedules)
+
     def at(self, round_index: int) -> MixingMatrix:
         """The mixing matrix of a round: row i holds the agents from which i receives. Doubly stochastic but for
         weighted means, whose rows are all equal.
@@ -125,9 +130,9 @@ class SliceGraph:
         return max(known) if known and len(known) == len(rounds) else None
 
     def smallest_eigenvalue(self) -> float:
-        """The smallest eigenvalue of W. Raises ValueError unless the graph is static and undirected."""
+        """The smallest eigenvalue of W. Raises ValueError unless the graph is `symmetric`."""
         static = [schedule for schedule in self._schedules if isinstance(schedule, Static)]
-        if len(static) < len(self._schedules):
+        if not self.symmetric:
             raise ValueError(
                 f"graph {self.name}: {self.spec.kind} has no fixed symmetric W with eigenvalues to ask for"
             )

@@ -1,6 +1,7 @@
 """parse-mpi compare: what is launched, what is kept, what is tuned on, and what is left behind."""
 
 import csv
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from launch import ROOT, child_environment
 from small_jobs import write_dataset
 
 from parse_mpi.cli import main
+from parse_mpi.compare import pool
 from parse_mpi.compare.choices import read_choices
 from parse_mpi.compare.runner import Comparison, Share
 from parse_mpi.compare.studyfile import load_study
@@ -116,7 +118,7 @@ def test_a_failed_cell_is_told_and_stops_no_other(tmp_path, started, capsys):
     study = write_study(tmp_path, {**FAILING, "seeds": [100]})
     assert main(["compare", str(study), "--out", str(out)]) == 7
     said = capsys.readouterr()
-    assert "2 cells failed; the same command tries again" in said.err
+    assert "2 failures; the same command tries again" in said.err
     assert re.search(r"digits,parse,wild,100: exit code 6: failed: .*not finite", said.err)
     cells = {cell.name: cell for cell in load_study(out / "study.h5").cells}
     assert cells["digits,parse,fine,100"].result is not None
@@ -165,7 +167,7 @@ def test_tuning_picks_the_best_on_validation_and_freezes_it(tmp_path, started):
     tuning, cells = started[:6], started[6:]
     assert all(values(command, "evaluate.test") == ["false"] for command in tuning)
     assert [values(command, "seed")[0] for command in tuning] == ["1", "2"] * 3
-    assert not any(values(command, "evaluate.test") for command in cells)
+    assert all(values(command, "evaluate.test") == ["true"] for command in cells)
     for folder in (out / "tuning").iterdir():
         assert load_job(folder / "job.yaml").job.evaluate.test is False
         accuracy = read_metrics(folder)["evaluations/accuracy"]
@@ -222,6 +224,74 @@ def test_tuning_never_sees_the_test_samples_nor_their_labels(tmp_path, started):
     assert test_accuracy[0] != test_accuracy[1]
 
 
+def test_a_launch_of_tuning_that_was_stopped_decides_nothing(tmp_path, started, monkeypatch, capsys):
+    """A time limit that was met says nothing about a configuration: its pair stays open until it is through."""
+
+    class Stopped(InProcess):
+        def __init__(self, command, *rest):
+            is_tried = "tuning" in command[command.index("--out") + 1]
+            super().__init__([*command, *(["--stop-after", "1"] if is_tried else [])], *rest)
+
+    study, out = write_study(tmp_path, {"tuning": TUNING, "seeds": [100], **LOCAL}), tmp_path / "out"
+    monkeypatch.setattr(pool, "Launch", Stopped)
+    assert main(["compare", str(study), "--out", str(out)]) == 7
+    assert "tuning/digits,local,0,1: exit code 0: stopped at round 1 of 2" in capsys.readouterr().err
+    assert not (out / "tuning.yaml").exists()
+    assert len(started) == 2
+    monkeypatch.setattr(pool, "Launch", InProcess)
+    assert main(["compare", str(study), "--out", str(out)]) == 0
+    (choice,) = read_choices(out).values()
+    assert not any(math.isnan(one.score) for one in choice.tried)
+
+
+def test_a_configuration_that_diverges_is_out_whichever_array_task_has_seen_it(tmp_path, started):
+    tuning = {**TUNING, "space": {"all": {"train.optimiser.lr": [1000.0], "train.rounds": [30]}}}
+    study, out = write_study(tmp_path, {"tuning": tuning, "seeds": [100], **LOCAL}), tmp_path / "out"
+    for number in (2, 1):
+        Comparison(study, out, {}).run(Share(number, 2))
+    (choice,) = read_choices(out).values()
+    assert choice.chosen == 0
+    assert [math.isnan(one.score) for one in choice.tried] == [False, True]
+
+    (out / "tuning.yaml").unlink()
+    del started[:]
+    Comparison(study, out, {}).run()
+    assert read_choices(out) == {("digits", "local"): choice}
+    assert started == []
+
+
+def test_nothing_is_launched_shortly_before_the_slurm_job_ends(tmp_path, started, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 100))
+    arguments = ["compare", str(write_study(tmp_path)), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 75
+    assert "time limit of the Slurm job: all launches have ended; the same command goes on" in capsys.readouterr().err
+    assert started == []
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 100_000))
+    assert main([*arguments, "--only", "method=local"]) == 75
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--task", "0", "--tasks", "3"], "K is 1 to N"),
+        (["--task", "4", "--tasks", "3"], "K is 1 to N"),
+        (["--tasks", "3"], "belong together"),
+        (["--plan", "--report"], "not allowed with"),
+        (["--only", "method=parse,method=local"], "names two levels of an axis"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, what, tmp_path, started, capsys):
+    arguments = ["compare", str(write_study(tmp_path)), "--out", str(tmp_path / "out"), *options]
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code
+    assert what in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_plan_starts_no_cell_and_says_what_was_measured(tmp_path, started, capsys):
     study, out = write_study(tmp_path, {"tuning": TUNING}), tmp_path / "out"
     arguments = ["compare", str(study), "--out", str(out), "--plan"]
@@ -238,6 +308,20 @@ def test_the_plan_starts_no_cell_and_says_what_was_measured(tmp_path, started, c
     said = capsys.readouterr().out
     assert "2 cells and 2 launches of tuning are left" in said
     assert "extrapolated from 6 rounds" in said
+
+
+def test_a_plan_without_a_calibration_says_that_it_takes_more(tmp_path, started, monkeypatch, capsys):
+    class Broken(InProcess):
+        def __init__(self, command, *rest):
+            is_local = "local" in command[command.index("--out") + 1]
+            super().__init__([*command, *(["--no-such-option"] if is_local else [])], *rest)
+
+    monkeypatch.setattr(pool, "Launch", Broken)
+    study = write_study(tmp_path)
+    assert main(["compare", str(study), "--out", str(tmp_path / "out"), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("unknown: its calibration failed") == 1
+    assert "4 cells and 0 launches of tuning are left: more than 0:" in said
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path, started, capsys):

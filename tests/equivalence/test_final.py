@@ -161,6 +161,13 @@ def test_the_table_is_written_once_by_the_launch_that_gets_to_the_end(tmp_path, 
     assert "macro-F1" in capsys.readouterr().out
     assert (out / "metrics" / "table-final.h5").stat().st_mtime_ns == written
 
+    longer = write_job(tmp_path, {"mode": "exact", "train": {"rounds": 14}})
+    run(longer, out, stop_after=13)
+    told = capsys.readouterr().out
+    assert "Test accuracy after round 13" in told
+    assert "macro-F1" not in told  # that of round 12
+    assert table(out)[1]["final"]["round"] == 12
+
 
 def poisoned(path):
     """A copy of a data file with other labels and samples in the test split."""

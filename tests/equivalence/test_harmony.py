@@ -40,7 +40,7 @@ class PlainHarmony(PlainParse):
         self.synced = []
 
     def _enter(self, plan):
-        """Multimodal agents go on with slower encoders, the others stop."""
+        """Multimodal agents go on with slower encoders and new optimisers, the others stop."""
         self.plan = plan
         self.reference = {i: self._encoders(i) for i, network in self.networks.items() if network.label_head}
         for i in self.reference:
@@ -48,10 +48,8 @@ class PlainHarmony(PlainParse):
             lr = self.job.train.optimiser.lr
             slow = [p for name, p in named.items() if name.startswith("encoders.")]
             head = [p for name, p in named.items() if name.startswith("label_head.")]
-            state = self.optimisers[i].state
             groups = [{"params": slow, "lr": self.job.method.encoder_pace * lr}, {"params": head}]
             self.optimisers[i] = torch.optim.SGD(groups, lr=lr, momentum=self.job.train.optimiser.momentum)
-            self.optimisers[i].state.update({p: state[p] for p in slow})
 
     def _local_step(self, agent, step):
         if self.reference is not None and agent.id not in self.reference:
@@ -261,6 +259,23 @@ def test_encoders_that_stand_still_make_one_cluster(tmp_path):
     assert [exchange.clusters for exchange in trainer.now.exchanges] == [((3, 4, 5, 6, 7, 8),)]
 
 
+@pytest.mark.parametrize("clusters", [1, 2])
+def test_every_phase_of_a_cycle_has_its_turn(tmp_path, clusters):
+    """Four agents on a one-peer graph have two phases, and heads mix in every other round."""
+    agents = [{"modalities": ["top"], "count": 1}, {"modalities": ["top", "bottom"], "count": 4}]
+    changes = merged(clusters=clusters, encoder_pace=0.0) | {"agents": agents}
+    trainer, *_ = make_trainer(tmp_path, changes | {"topology": {"kind": "one-peer-exponential"}})
+    partners = set()
+    for k in range(ROUNDS):
+        trainer.enter_era(k)
+        trainer.train_round(k)
+        for exchange in trainer.now.exchanges if k >= SECOND and k % 2 else ():
+            (inside,) = getattr(exchange, "_inside", [exchange])
+            (flight,) = inside.flights
+            partners.add(tuple(flight.lane.matrix.links()[0].tolist()))
+    assert partners == {(4, 1), (3, 1)}
+
+
 REFUSED = {
     "a newcomer": ({"events": [{"kind": "gain", "round": 6, "agents": [0], "modality": "bottom"}]}, "up to round 6"),
     "a budget": ({"exchange": {"budget_bytes_per_link": 10_000}}, "leave budget_bytes_per_link out"),
@@ -278,3 +293,5 @@ def test_what_does_not_fit_is_refused(tmp_path, case):
 def test_another_number_of_rounds_moves_the_second_stage(tmp_path):
     job = load_job(ROOT_JOBS / "quickstart.yaml", ["method={name: harmony}"]).job
     assert [list(job.method.stages(rounds)) for rounds in (1, 2, 3, 600)] == [[1], [1], [2], [400]]
+    late = load_job(ROOT_JOBS / "quickstart.yaml", ["method={name: harmony, first_stage: 0.96}"]).job
+    assert [list(late.method.stages(rounds)) for rounds in (2, 10, 600)] == [[1], [9], [576]]  # there are two stages

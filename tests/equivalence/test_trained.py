@@ -172,6 +172,17 @@ def test_samples_that_do_not_fit_are_refused_with_what_would(runs: dict[str, Run
         agent({"top": top, "bottom": bottom[:1]})
 
 
+def test_samples_without_a_value_have_no_class(runs: dict[str, Run]) -> None:
+    agent = load_agent(runs["local"].out, 6)
+    top, bottom = np.ones((2, 3, 4, 8))
+    with pytest.raises(DataError, match="top: no array of numbers: could not convert"):
+        agent({"top": "abc", "bottom": bottom})
+    for missing in (np.nan, np.inf):
+        top[1] = missing
+        with pytest.raises(DataError, match="top: sample 1 has a value that is nan"):
+            agent.predict({"top": top, "bottom": bottom})
+
+
 def test_arrays_and_tensors_of_any_precision_give_the_same_logits(runs: dict[str, Run]) -> None:
     run = runs["gated, adaptive"]
     agent, x = load_agent(run.out, 7), run.samples(("top", "bottom"), TEST)

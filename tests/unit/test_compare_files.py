@@ -20,7 +20,7 @@ from parse_mpi.compare.runner import Comparison, Share
 from parse_mpi.compare.schema import Compare
 from parse_mpi.compare.search import draw_settings, read_draw
 from parse_mpi.compare.studyfile import Cell, Curve, Final, Result, Study, load_study
-from parse_mpi.compare.trials import Resolver
+from parse_mpi.compare.trials import Resolver, in_order
 from parse_mpi.compare.tuning import configurations
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import JobError, StorageError, StudyError
@@ -139,6 +139,28 @@ def test_levels_apply_in_their_order_and_a_whole_mapping_replaces(tmp_path):
     assert (job.seed, job.train.rounds, job.train.batch_size) == (5, 7, 32)
     assert (job.method.beta, job.method.temperature, job.train.optimiser.lr) == (0.5, 0.2, 0.01)
     assert list(trial.levels) == ["data", "method", "mix", "rate"]
+
+
+def test_cells_are_tested_and_tuning_is_not_whatever_a_level_says_of_evaluation(tmp_path):
+    for says in (True, False):
+        mix = {"a": {"evaluate": {"every": 1, "test": says}}}
+        study = read_study(write_study(tmp_path, {"cells": {"mix": mix}, "tuning": TUNING}))
+        resolver = Resolver(study)
+        assert all(trial.job.evaluate.test for trial in resolver.cells(lambda *_: {}))
+        tried = [trial for pair in configurations(study, resolver).values() for c in pair for trial in c.trials]
+        assert tried
+        assert not any(trial.job.evaluate.test for trial in tried)
+
+
+def test_a_job_read_for_all_seeds_at_once_is_what_its_launch_reads(tmp_path):
+    changes = {"budget": {"gradient_steps": 5}, "cells": {"method": {"harmony": {"method": {"name": "harmony"}}}}}
+    study = read_study(write_study(tmp_path, changes))
+    trials = Resolver(study).cells(lambda *_: {})
+    assert [trial.name for trial in trials[:2]] == ["digits,parse,100", "digits,parse,101"]
+    for trial in trials:
+        assert load_job(trial.base, in_order(trial.overrides)).job == trial.job
+        assert trial.job.seed == trial.seed
+    assert len({trial.digest for trial in trials}) == len(trials) == 6
 
 
 @pytest.mark.parametrize(("local_steps", "rounds"), [(1, 60), (4, 15), (7, 8)])
@@ -306,16 +328,31 @@ def test_a_damaged_study_is_refused(flip, tmp_path):
         load_study(path)
 
 
-def test_the_ledger_only_grows_and_sums_the_seconds_of_a_trial(tmp_path):
+def test_the_ledger_only_grows_and_sums_the_seconds_that_led_to_the_last_finish(tmp_path):
     study = read_study(write_study(tmp_path))
     trial = Resolver(study).cells(lambda *_: {})[0]
     ledger = Ledger(tmp_path / "ledger.csv")
     assert ledger.seconds() == {}
-    for seconds in (1.5, 2.25):
+    seconds_after = []
+    for outcome, seconds in (("finished", 1000.0), ("stopped", 1.5), ("finished", 2.25), ("failed", 8.0)):
         before = ledger.path.read_text() if ledger.path.exists() else ""
-        ledger.add("aa", trial, "stopped", seconds, 0.125)
+        ledger.add("aa", trial, outcome, seconds, 0.125)
         assert ledger.path.read_text().startswith(before)
+        seconds_after.append(ledger.seconds()["cell", "digits,parse,100"])
+    assert seconds_after == [1000.0, 1000.0, 3.75, 3.75]
     assert ledger.path.read_text().splitlines()[0] == ",".join(COLUMNS)
-    assert len(ledger.path.read_text().splitlines()) == 3
-    assert ledger.seconds() == {("cell", "digits,parse,100"): 3.75}
+    assert len(ledger.path.read_text().splitlines()) == 5
     assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 40, 90])
+def test_a_line_of_the_ledger_that_a_full_disk_has_cut_spoils_no_other(kept_bytes, tmp_path):
+    study = read_study(write_study(tmp_path))
+    trial = Resolver(study).cells(lambda *_: {})[0]
+    ledger = Ledger(tmp_path / "ledger.csv")
+    ledger.add("aa", trial, "stopped", 1.5)
+    whole = ledger.path.read_bytes()
+    ledger.add("bb", trial, "finished", 99.0)
+    ledger.path.write_bytes(ledger.path.read_bytes()[: len(whole) + kept_bytes])
+    ledger.add("cc", trial, "finished", 2.5)
+    assert ledger.seconds() == {("cell", "digits,parse,100"): 4.0}

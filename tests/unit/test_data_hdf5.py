@@ -229,6 +229,7 @@ IN_TABLES: list[tuple[Callable[[Any], object], str]] = [
     (lambda file: file.attrs.update(name=[1, 2]), "attribute name: not a text"),
     (lambda file: file.attrs.update(source=h5py.Empty("S1")), "attribute source: not a text"),
     (lambda file: file.attrs.update(class_names=[1.0, 2.0]), "attribute class_names: not a list of texts"),
+    (lambda file: file.attrs.update(class_names=["a", "b", "a"]), "class_names: two classes have the same name"),
 ]
 IN_VALUES: list[tuple[Callable[[Any], object], str]] = [
     (with_nan, "/modalities/image: row 5 isn't finite in float32 (2 rows in all)"),

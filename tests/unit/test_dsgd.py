@@ -5,10 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from small_jobs import make_trainer
+from small_jobs import make_trainer, write_job
 from torch.nn import functional
 
+from parse_mpi.errors import JobError
 from parse_mpi.job import CentralisedMethod, DsgdMethod, MlpEncoder, ParseMethod
+from parse_mpi.jobfile import load_job
 from parse_mpi.methods.dsgd import make_dsgd
 from parse_mpi.methods.parse import Parse
 from parse_mpi.population import Agent
@@ -70,7 +72,9 @@ def test_a_concatenating_head_belongs_to_a_set():
         "label_head[a+b]": ((2, 3),),
         "label_head[a+b+c]": ((5,),),
     }
-    assert "different widths" in method("dsgd-hybrid", fusion="concat").problems(AGENTS)[0]
+    for agents in (AGENTS, AGENTS[:2]):  # heads of one width, too, would each belong to a set
+        (problem,) = method("dsgd-hybrid", fusion="concat").problems(agents)
+        assert problem.startswith("dsgd-hybrid shares one head among a, b")
     assert not method("dsgd-hybrid", fusion="concat").problems(AGENTS[2:4])
 
 
@@ -128,6 +132,11 @@ def test_an_exact_mean_is_the_weighted_mean_of_each_group():
     np.testing.assert_allclose(W, expected, atol=1e-15)
     assert graph.spectral_gap() == graph.exact_after() == 1
     assert graph.static
+
+
+def test_one_model_needs_means_of_what_was_learnt(tmp_path):
+    with pytest.raises(JobError, match="centralised as it is set here needs train"):
+        load_job(write_job(tmp_path, {"method": {"name": "centralised"}, "train": {"order": "consensus"}}))
 
 
 def test_centralised_is_one_learner_on_the_pooled_batches(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_jobs import finished_run, write_job
 from parse_mpi.cli import main
 from parse_mpi.storage.layout import Array
 from parse_mpi.storage.metrics import Metrics, consolidate, read_metrics
+from parse_mpi.studies.export import _tidy
 
 Rows = list[dict[str, str]]
 
@@ -103,6 +105,8 @@ def test_a_real_run_from_first_round_to_last_look(tmp_path: Path) -> None:
     final = tables["final"]
     measured = {key: metrics[f"final/{key}"] for key in ("macro_f1", "calibration_error")}
     require_tidy(final, {"agent": texts(range(10)), "split": ["validation", "test"]}, **measured)
+    (done,) = {*column(final, "round"), *column(tables["retrieval"], "round")}
+    assert int(done) == metrics["rounds/round"][-1]
     assert (ints(final, "gradient_steps").reshape(10, 2) == metrics["final/gradient_steps"][:, None]).all()
     assert column(final, "kind")[::2] == kinds[3].tolist()
     assert final[0]["macro_f1"] == ""  # of an agent that is away
@@ -141,6 +145,17 @@ def test_before_the_first_evaluation_there_are_fewer_tables(tmp_path: Path, caps
     capsys.readouterr()
     assert set(export(bench.path)) == {"agents", "rounds", "bytes", "ranks", "links"}
     assert capsys.readouterr().out.splitlines()[0] == str(bench.path / "csv" / "agents.csv")
+
+
+def test_a_hundred_million_rows_are_not_held_in_memory() -> None:
+    count = 10_000
+    loss = np.broadcast_to(0.5, (count, count))
+    tracemalloc.start()
+    columns = _tidy({"round": np.arange(count), "kind": ["top"] * count}, loss=loss)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert columns["kind"].size == count**2
+    assert peak_bytes < 10_000_000
 
 
 def test_texts_with_commas_and_quotes_come_back(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from parse_mpi.job import MlpEncoder, ParseMethod
 from parse_mpi.methods.parse import Parse
 from parse_mpi.model.fusion import AttentionFusion, GatedFusion, make_fusion
 from parse_mpi.model.network import AgentNetwork
+from parse_mpi.model.token_network import TokenFusion
 from parse_mpi.population import Agent
 
 SHAPES = {"a": (5,), "b": (2, 3), "c": (4,)}
@@ -216,3 +217,13 @@ def learn_beside_noise(fusion, modality_weighting):
         output = net(fresh)
         ensemble = method.predictions(output, ("a", "c"))["ensemble"]
     return (ensemble.argmax(1) == fresh_y).double().mean().item(), output.share[1].item()
+
+
+def test_a_token_carries_the_embedding_of_its_own_modality_and_part():
+    """In the order in which the agent holds its modalities, whatever their names."""
+    made = TokenFusion(("top", "bottom"), 2)  # the attention starts as the identity
+    for key, values in {"m_top": [[1.0, 0], [2, 0]], "m_bottom": [[3.0, 0], [4, 0]]}.items():
+        made.types[key].data = torch.tensor(values)
+    for token, expected in enumerate((1, 2, 3, 4)):
+        fused = made(torch.zeros(4, 1, 2), torch.eye(4)[token])
+        assert fused.tolist() == [[expected, 0]]

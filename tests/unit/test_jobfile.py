@@ -157,6 +157,13 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(load):
         ("name: parse", "name: pars", 11, "`method.name` is 'pars'; it must be parse, local, ", "did you mean parse?"),
         ("name: parse", "alpha: 1", 10, "`method.name` is missing; it must be parse, local, ", ""),
         ("name: parse", "name: local\n  taux: 1", 12, "unknown key `method.taux`", "allowed here: slices"),
+        (
+            "name: parse\n  beta: 0.5",
+            "name: dsgd-task\n  slices: {adapt: {}}",
+            12,
+            "unknown key `method.slices.adapt`",
+            "allowed here: unique, redundant, synergistic",
+        ),
         ("{kind: ring}", "{kind: ring, probability: 1}", 9, "`topology`: probability belongs to erdos-renyi", ""),
         ("{kind: ring}", "5", 9, "`topology` is 5; it must be a name", ""),
         (

@@ -262,6 +262,8 @@ def planned(folder, *overrides):
         ),
         (["{name: d2}", "topology.kind=random-gossip"], "topology.kind random-gossip has none"),
         (["{name: d2}", "topology={kind: static-exponential, directed: true}"], "static-exponential has none"),
+        (["{name: d2}", "topology={kind: base-k, k: 29}"], "topology.kind base-k has none"),
+        (["{name: d2}", "method={name: parse, aggregate: exact}"], "method.aggregate: exact has none"),
         (["{name: d2}"], "the smallest eigenvalue of its W is -0.333, it must be above -1/3"),
     ],
 )

@@ -123,6 +123,19 @@ def test_weights_stay_between_0_and_1_whatever_the_slope():
     assert np.isnan(made.statistics()["two"][0]).all()
 
 
+def test_where_mixing_changed_nothing_a_slope_beyond_all_bounds_changes_no_weight():
+    made, (one, two) = aggregation(LearntWeights(rate=1e9))
+    one.local[:, 0] = two.local[:, 0] = 0
+
+    def gradients(position, mask):
+        one.gradients.fill_(1e300)
+        two.gradients.fill_(1e300)
+        return torch.ones(3, dtype=torch.float64)
+
+    made.take(FIRST_PHASE + 1, gradients)
+    assert one.state["taken"].tolist() == [[1.0, 0.0]] * 3
+
+
 def test_each_agent_ends_its_first_phase_when_its_own_losses_settle():
     weights = LearntWeights(rate=0.001, first_steps=40, steady=0.05)
     made, (one, two) = aggregation(weights)

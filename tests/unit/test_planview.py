@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parse_mpi.caveats import caveats
 from parse_mpi.data.dataset import TEST, TRAIN, Dataset
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.jobfile import load_job
@@ -55,6 +56,36 @@ def test_what_is_worth_knowing_is_said(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "WARNING: digits has no validation samples" in out
     assert "communicators: 5, the world" in out
     assert "WARNING: MPICH allows 4 communicators" in out
+
+
+def test_exact_means_are_no_ring(capsys: pytest.CaptureFixture[str]) -> None:
+    planview.print_plan(*make("method={name: centralised}"), all_agents=False)
+    out = capsys.readouterr().out
+    graphs = out.partition("Graphs")[2].partition("Links")[0]
+    assert graphs.count("exact mean ") == 3
+    assert "ring" not in graphs
+    assert "WARNING" not in out
+
+
+def test_exact_means_of_many_are_warned_of() -> None:
+    small = "method={name: centralised, slices: {unique: 1, redundant: 1, synergistic: 1}}"
+    plan, dataset = make(small, "agents=[{modalities: [top], count: 700}]", "data.partition={min_per_agent: 1}")
+    taken = 700 * 699 * 4 * sum(layout.width for layout in plan.layouts.values())
+    (warning,) = caveats(plan, dataset)
+    assert f"take the rows of all others, {taken / 1e9:.1f} GB a round in all" in warning
+
+
+def test_slices_that_never_mix_are_warned_of() -> None:
+    """Harmony's second stage has rounds 11 to 15 of 15, and 12 to 16 of 16."""
+    for sync_every, rounds, warned in ((10, 15, True), (8, 15, True), (15, 15, False), (16, 16, False), (5, 15, False)):
+        harmony = f"method={{name: harmony, sync_every: {sync_every}}}"
+        found = caveats(*make(harmony, f"train.rounds={rounds}"))
+        words = f"label_head[top+bottom] mixes in rounds that are multiples of {sync_every}, and this run has none"
+        assert [words in warning for warning in found] == [True] * warned
+    parse = "method={name: parse, fusion: gated, gate_sync: 7}"
+    assert caveats(*make(parse, "train.rounds=7")) == []
+    assert all("gate[" in warning for warning in caveats(*make(parse, "train.rounds=6")))
+    assert len(caveats(*make(parse, "train.rounds=6"))) == 2
 
 
 def test_schedules_say_what_they_lead_to(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,12 @@ def test_a_single_evaluation_and_agents_without_exchange(tmp_path: Path) -> None
     assert "bars: worst to best" in axes.get_title("left")
 
 
+def test_the_title_names_exact_means_and_not_the_topology_that_they_ignore(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "run", make_job(RING, method="centralised"))
+    bench.add(1)
+    assert bench.read().title() == "synthetic: centralised, exact means, 12 agents, round 1 of 60"
+
+
 def test_an_hdf5_file_that_is_gone_does_not_matter(bench: Bench) -> None:
     bench.add(2)
     text = (bench.path / "job.yaml").read_text()

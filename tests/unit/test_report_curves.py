@@ -64,6 +64,18 @@ def test_loss_lines_are_means_and_absent_terms_have_none(bench: Bench) -> None:
     assert [line.get_label() for line in panel(figure, "Contrastive").lines] == ["top+bottom"]
 
 
+def test_terms_that_a_method_never_has_get_no_panel_and_in_its_other_stages_no_line(bench: Bench) -> None:
+    bench.add(4)
+    run = bench.read()
+    loss = run.metrics["rounds/loss"]
+    loss[:2, :, 1] = loss[2:, :, 2] = loss[:, :, 3] = 0
+    figure = drawn(losses_figure(run))
+    assert [axes.get_title("left").split()[-1] for axes in figure.axes] == ["minimise", "ensemble", "heads"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "round", "round"]
+    xy = line(panel(figure, "Cross-entropy of the ensemble"), "top")
+    np.testing.assert_allclose(xy[:, 1], [np.nan, np.nan, *loss[2:, bench.kinds == "top", 1].mean(1)])
+
+
 def test_long_runs_are_smoothed_and_say_so(bench: Bench) -> None:
     loss = bench.add(240)["rounds/loss"]
     figure = drawn(losses_figure(bench.read()))
@@ -107,6 +119,17 @@ def test_consensus_lines_are_means_over_the_pieces_of_a_graph(tmp_path: Path) ->
             seen.append(str(curve.get_label()))
             np.testing.assert_allclose(curve.get_ydata(), distance[:, names == seen[-1]].mean(1))
     assert sorted(seen) == sorted(set(names))
+
+
+def test_a_line_of_one_point_is_seen(bench: Bench) -> None:
+    """A slice that begins to learn late has one distance above 0."""
+    for _ in range(2):
+        bench.add(20)
+    run = bench.read()
+    run.metrics["evaluations/consensus_distance"][0] = 0
+    assert {line.get_marker() for axes in drawn(consensus_figure(run)).axes for line in axes.lines} == {"o"}
+    run.metrics["evaluations/accuracy"][0] = np.nan
+    assert {line.get_marker() for line in panel(drawn(accuracy_figure(run)), "Ensemble").lines} == {"o"}
 
 
 def test_full_consensus_has_no_place_on_a_log_axis(bench: Bench) -> None:

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 from plain_parse import PlainParse, largest_difference
-from small_jobs import make_trainer
+from small_jobs import make_trainer, write_job
 from torch.nn import functional
 
+from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import JobError
 from parse_mpi.exchange.sheaf import reach
+from parse_mpi.jobfile import load_job
+from parse_mpi.plan import make_plan
+from parse_mpi.studies.memory import first_routes, sent_bytes
 
 WIDTHS = {"unique": 1, "redundant": 2, "synergistic": 1}
 METHOD = {"name": "sheaf-dmfl", "slices": WIDTHS, "edge_width": 3, "coupling": 0.05, "map_rate": 0.02}
@@ -72,6 +76,18 @@ def test_a_round_is_a_gradient_step_on_the_gaps(tmp_path, kind):
     assert coupling.payload_bytes().keys() == {"label_head[top]", "label_head[bottom]", "label_head[top+bottom]"}
     assert sum(coupling.payload_bytes().values()) == len(links) * METHOD["edge_width"] * 8
     assert coupling.sent_bytes() == {}
+
+
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+def test_plan_counts_what_ranks_send_each_other(tmp_path, fusion):
+    method = METHOD | {"fusion": fusion}
+    jobfile = load_job(write_job(tmp_path, CHANGES | {"method": method, "topology": {"kind": "complete"}}))
+    plan = make_plan(jobfile, load_dataset(jobfile.job.data, jobfile.job.seed), 2)
+    expected = sum(  # a complete graph has every row cross once, and a message for every pair
+        8 * plan.layouts[spec.name].width for spec in plan.slices if spec.graph for i in spec.holders
+        if plan.rank_of[i] == 0
+    ) + 5 * 5 * METHOD["edge_width"] * 8  # fmt: skip
+    assert sent_bytes(plan, 0, first_routes(plan, 0)) == expected
 
 
 class PlainSheaf(PlainParse):

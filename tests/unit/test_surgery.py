@@ -52,9 +52,10 @@ def test_projection_is_that_of_pcgrad(width, rows, seed):
     np.testing.assert_allclose(update, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_nothing_becomes_of_nothing():
+def test_squares_that_are_no_numbers_do_no_harm():
     tiny = torch.full((1, 2), 1e-30)  # its square is 0 in float32
-    for first, second in ((tiny, -tiny), (tiny, -1e20 * tiny), (0 * tiny, tiny)):
+    huge = torch.full((1, 2), 1e25)  # its square is infinite
+    for first, second in ((tiny, -tiny), (tiny, -1e20 * tiny), (0 * tiny, tiny), (huge, -huge / 2), (huge, -tiny)):
         update, _ = reconciled(first, second)
         assert update.isfinite().all()
 
