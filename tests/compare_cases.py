@@ -45,7 +45,7 @@ class InProcess:
 
     started: list[list[str]] = []  # noqa: RUF012 (for tests to look at)
 
-    def __init__(self, command, ranks, threads, limit_s, log):
+    def __init__(self, command, ranks, threads, limit_s, log, template=None):
         assert command[:3] == [sys.executable, "-m", "parse_mpi"]
         self.started.append(command[3:])
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +76,17 @@ class InProcess:
     def kill(self): ...
 
 
+class NoTemplate:
+    """In the place of a Template, which nothing is forked from."""
+
+    def __init__(self, environment): ...
+
+    def close(self): ...
+
+
 def in_process(monkeypatch) -> list[list[str]]:
     """Have studies launch inside this process; returns the commands that were launched, as they come."""
     monkeypatch.setattr(pool, "Launch", InProcess)
+    monkeypatch.setattr(pool, "Template", NoTemplate)
     monkeypatch.setattr(InProcess, "started", [])
     return InProcess.started

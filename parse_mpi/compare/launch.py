@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from parse_mpi.compare.template import Forked, Template
 from parse_mpi.errors import LaunchError
 from parse_mpi.storage.write import storage_errors
 
 # What an outer launch may have set for its ranks. A launch inside would take itself for one of them.
 OF_LAUNCHERS = ("PMI_", "PMIX_", "SLURM_", "OMPI_", "PRTE_", "HYDI_", "MPI_LOCAL")
 MARK = "PARSE_MPI_LAUNCH"
+KILL_POLL_S = 0.01
 LATE_S = 60.0  # after its time limit, which a run keeps by itself, a launch is ended from outside
 
 
@@ -48,12 +50,24 @@ def clean_environment(threads: int) -> dict[str, str]:
 
 
 class Launch:
-    """A command on some ranks, started at once, its output appended to a log."""
+    """A command on some ranks, started at once, its output appended to a log.
 
-    def __init__(self, command: Sequence[str], ranks: int, threads: int, limit_s: float, log: Path):
+    template: forks it where that is given, which takes one rank and `python -m MODULE ARGUMENTS`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        ranks: int,
+        threads: int,
+        limit_s: float,
+        log: Path,
+        template: Template | None = None,
+    ):
         """Raises LaunchError where there is no launcher, StorageError where the log can't be written."""
         whole = [find_mpiexec(), "-n", str(ranks), *command] if ranks > 1 else list(command)
         self.log = log
+        self._process: subprocess.Popen[bytes] | Forked
         self._mark = uuid.uuid4().hex
         self._start = time.monotonic()
         self._end = self._start + limit_s + LATE_S
@@ -61,6 +75,9 @@ class Launch:
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "ab") as output:
                 self._log_start = output.tell()
+                if template is not None:
+                    self._process = template.fork(command, log)
+                    return
                 self._process = subprocess.Popen(
                     whole, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                     env=clean_environment(threads) | {MARK: self._mark},
@@ -92,7 +109,8 @@ class Launch:
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            while self._process.poll() is None:
+                time.sleep(KILL_POLL_S)
         for pid in marked(self._mark):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

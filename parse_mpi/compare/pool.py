@@ -15,11 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from parse_mpi.compare.launch import Launch
+from parse_mpi.compare.launch import Launch, clean_environment
 from parse_mpi.compare.ledger import STARTED, Ledger
 from parse_mpi.compare.progress import Progress
 from parse_mpi.compare.schema import Launches
 from parse_mpi.compare.standing import failure, run_of, standing, validation_score
+from parse_mpi.compare.template import Template
 from parse_mpi.compare.trials import Trial, in_order
 from parse_mpi.errors import EXIT_INTERRUPTED, EXIT_TO_BE_CONTINUED, ParseMpiError
 from parse_mpi.run.preemption import Deadline, find_deadline
@@ -62,6 +63,7 @@ class Pool:
         self._asked = 0  # how often it was told to stop
         self._why = ""
         self._deadline: Deadline | None = None
+        self._template: Template | None = None
 
     def run(self, trials: Sequence[Trial], what: str) -> list[Outcome]:
         """Run what is not finished yet, in this order. what: the trials in a word, for the user.
@@ -89,6 +91,7 @@ class Pool:
                         time.sleep(POLL_S)
             finally:
                 self._stop(running)
+                self._close_template()
         if self._asked:
             raise StoppedError(self._why)
         return outcomes
@@ -106,7 +109,9 @@ class Pool:
         for override in in_order(trial.overrides):
             command += ["--set", override]
         log = self.study_dir / "logs" / trial.folder.with_name(f"{trial.name}.log")
-        launch = Launch(command, self.how.ranks, self.how.threads, self.how.limit_s, log)
+        if self.how.ranks == 1 and self._template is None:
+            self._template = Template(clean_environment(self.how.threads))
+        launch = Launch(command, self.how.ranks, self.how.threads, self.how.limit_s, log, self._template)
         running.append(_Running(trial, secrets.token_hex(4), launch))
         self.ledger.add(running[-1].token, trial, STARTED)
         return None
@@ -122,6 +127,11 @@ class Pool:
             return Outcome(job.trial, "elsewhere")
         self.ledger.add(job.token, job.trial, "failed", seconds)
         return Outcome(job.trial, "failed", f"exit code {code}: {failure(run, job.launch.output())}")
+
+    def _close_template(self) -> None:
+        if self._template is not None:
+            self._template.close()
+            self._template = None
 
     def _is_told_to_stop(self) -> bool:
         if not self._asked and self._deadline and self._deadline.near():

@@ -6,10 +6,15 @@ about .86 with the top, .85 with the bottom, .62 to .72 with a quadrant and .97 
 
 from __future__ import annotations
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from parse_mpi.data.dataset import TEST, TRAIN, VALIDATION, Dataset
+from parse_mpi.errors import DataError
 from parse_mpi.seeding import stream
 
 BRIGHTEST = 16  # the pixels count inked cells, 0..16
@@ -28,12 +33,8 @@ CUTS = {  # rows and columns of each modality
 def load_digits(seed: int, cut: str = "halves") -> Dataset:
     """float32 in 0..1, modalities top and bottom [1797, 4, 8], or top_left, top_right, bottom_left and bottom_right
     [1797, 4, 4]; the split depends on `seed`, nothing else does."""
-    # Imported here: scikit-learn takes most of a second, and only this data set needs it.
-    from sklearn import datasets
-
-    bunch = datasets.load_digits()
-    images = np.asarray(bunch.images / BRIGHTEST, dtype=np.float32)
-    labels = np.asarray(bunch.target, dtype=np.int64)
+    pixels, labels = _read()
+    images = np.asarray(pixels / BRIGHTEST, dtype=np.float32)
     return Dataset(
         name="digits",
         modalities={
@@ -41,13 +42,23 @@ def load_digits(seed: int, cut: str = "halves") -> Dataset:
         },
         labels=labels,
         split=stratified_split(labels, stream(seed, "split")),
-        class_names=tuple(str(digit) for digit in bunch.target_names),
+        class_names=tuple("0123456789"),
         attributes={
             "source": "UCI Optical Recognition of Handwritten Digits (test part), as shipped with scikit-learn",
             "licence": "CC BY 4.0",
             "citation": "E. Alpaydin, C. Kaynak (1998), UCI Machine Learning Repository, doi:10.24432/C50P49",
         },
     )
+
+
+def _read() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Pixels [1797, 8, 8] and digits, from the file of scikit-learn: importing it takes longer than many a run."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rb") as file:
+        rows = np.array([line.split(b",") for line in file], np.float64)
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 
 
 def stratified_split(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -9,6 +9,8 @@ from launch import child_environment
 
 from parse_mpi.compare import launch, progress
 from parse_mpi.compare.launch import Launch, clean_environment, marked
+from parse_mpi.compare.template import Template
+from parse_mpi.errors import LaunchError
 
 SLEEPER = "import time; print('ready', flush=True); time.sleep(60)"
 # Starts a child in a session of its own, as ranks of some launchers are, and leaves it behind.
@@ -100,3 +102,61 @@ def test_the_environment_is_without_traces_of_a_launcher(monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (67, "1:07"), (3600 * 27 + 61, "27:01:01")])
 def test_times_are_told_as_clocks_tell_them(seconds, text):
     assert progress.clock(seconds) == text
+
+
+@pytest.fixture
+def template(tmp_path, monkeypatch):
+    """A template from which modules of this folder can be started too."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    made = Template(clean_environment(3))
+    yield made
+    made.close()
+
+
+def forked(template, folder, program, limit_s=60):
+    """A launch of a module with this program."""
+    name = f"program_{len(list(folder.glob('program_*')))}"
+    (folder / f"{name}.py").write_text(program)
+    return Launch([sys.executable, "-m", name, "argument"], 1, 3, limit_s, folder / "logs" / f"{name}.log", template)
+
+
+def test_forked_launches_are_processes_like_others(tmp_path, template):
+    ended = forked(
+        template,
+        tmp_path,
+        "import os, sys\n"
+        "assert __name__ == '__main__' and os.getsid(0) == os.getpid() and sys.stdin.read() == ''\n"
+        "print(sys.argv[1:], os.environ['OMP_NUM_THREADS'], 'torch' in sys.modules, 'mpi4py.MPI' in sys.modules)\n"
+        "print('an error', file=sys.stderr)\n"
+        "raise SystemExit(3)\n",
+    )
+    failed = forked(template, tmp_path, "import atexit; atexit.register(print, 'at exit'); 1 / 0")
+    assert (wait(ended), wait(failed)) == (3, 1)
+    assert ended.output() == "['argument'] 3 True False\nan error\n"
+    assert "ZeroDivisionError" in failed.output()
+    assert "at exit" in failed.output()
+
+
+def test_forked_launches_end_when_asked_or_late(tmp_path, template, monkeypatch):
+    monkeypatch.setattr(launch, "LATE_S", 0.2)
+    asked, late = forked(template, tmp_path, SLEEPER), forked(template, tmp_path, SLEEPER, limit_s=0.3)
+    assert wait(late) == -9
+    assert "past its time limit" in late.output()
+    while "ready" not in asked.output():
+        time.sleep(0.02)
+    asked.ask_to_stop()
+    assert wait(asked) == -15
+
+
+def test_a_launch_outlives_the_template_that_started_it(tmp_path):
+    made = Template(clean_environment(1))
+    log = tmp_path / "log"
+    going = Launch([sys.executable, "-m", "timeit", "-n1", "-r1", "import time; time.sleep(1)"], 1, 1, 60, log, made)
+    os.kill(made._process.pid, 9)
+    with pytest.raises(LaunchError, match="the same command takes up what is left"):
+        wait(going)
+    made.close()
+    until = time.monotonic() + 30
+    while "1 loop" not in going.output():
+        assert time.monotonic() < until
+        time.sleep(0.05)
