@@ -91,7 +91,14 @@ class Member:
 
     def maps_to(self, neighbours: Sequence[int]) -> Tensor:
         """Those of some neighbours [N, E, P], a copy, so that its place in memory decides no bit of a product."""
-        return self.maps[[self.slots[j] for j in neighbours]]
+        return self.maps.index_select(0, self._places(neighbours))
+
+    def keep(self, neighbours: Sequence[int], maps: Tensor) -> None:
+        """Take new maps to some neighbours, [N, E, P]."""
+        self.maps.index_copy_(0, self._places(neighbours), maps)
+
+    def _places(self, neighbours: Sequence[int]) -> Tensor:
+        return torch.tensor([self.slots[j] for j in neighbours], device=self.rows.source.device)
 
     def values(self) -> Tensor:
         """The slice as it is held for this round [P], a copy for the same reason."""
@@ -228,7 +235,8 @@ class SheafExchange:
         rate = (LARGEST_STEP / reach(maps)).clamp(max=self.coupling.rate)
         map_rate = (LARGEST_STEP / (values @ values)).clamp(max=self.coupling.map_rate)
         member.rows.local[member.row] -= (maps.flatten(0, 1).T @ gap.flatten()) * rate
-        member.maps[[member.slots[j] for j in neighbours]] = maps - (gap * map_rate).unsqueeze(2) * values
+        maps.flatten(0, 1).addr_((gap * map_rate).flatten(), values, alpha=-1)  # maps are large: one pass over memory
+        member.keep(neighbours, maps)
 
     def _heard(self, sender: int, receiver: int) -> Tensor:
         """What an agent was told by a neighbour [E]."""
