@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from parse_mpi.compare.choices import Choice, Pair
 from parse_mpi.compare.collect import read_result
+from parse_mpi.compare.kept import kept_cells
 from parse_mpi.compare.reading import StudyFile
 from parse_mpi.compare.standing import is_finished, run_of
 from parse_mpi.compare.studyfile import Cell, Status, Study
@@ -28,23 +29,34 @@ class NoResult(NamedTuple):
 
 
 def gather(
-    study: StudyFile, out: Path, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]
+    study: StudyFile,
+    out: Path,
+    cells: Sequence[Trial],
+    choices: Mapping[Pair, Choice],
+    known: Mapping[str, NoResult],
+    earlier: Study | None,
 ) -> Study:
-    """All that there is. known: name of a cell -> why there is no need to look for its result."""
-    spec = study.spec
+    """All that there is. known: name of a cell -> why there is no need to look for its result.
+
+    earlier: what was collected before, which serves where the run directory of a cell is no more.
+    """
+    spec, kept = study.spec, kept_cells(earlier, cells)
+    records = [run_of(out, trial).provenance_path for trial in cells]
     return Study(
         name=spec.name,
         axes={axis: tuple(levels) for axis, levels in spec.cells.items()},
         seeds=spec.seeds,
         compare=spec.compare,
-        cells=tuple(_cell(out, trial, known.get(trial.name)) for trial in cells),
+        cells=tuple(_cell(out, trial, known.get(trial.name), kept.get(trial.name)) for trial in cells),
         tuning=dict(choices),
-        provenance=_provenance(study, (run_of(out, trial).provenance_path for trial in cells)),
+        provenance=_provenance(study, records, earlier.provenance if kept and earlier else {}),
     )
 
 
-def _cell(out: Path, trial: Trial, known: NoResult | None) -> Cell:
+def _cell(out: Path, trial: Trial, known: NoResult | None, kept: Cell | None) -> Cell:
     result = None
+    if kept is not None and not is_finished(out, trial):
+        return kept
     if known is None and is_finished(out, trial):
         try:
             result = read_result(run_of(out, trial), trial.job)
@@ -64,10 +76,13 @@ def _cell(out: Path, trial: Trial, known: NoResult | None) -> Cell:
     )
 
 
-def _provenance(study: StudyFile, records: Iterable[Path]) -> dict[str, str]:
+def _provenance(study: StudyFile, records: Iterable[Path], earlier: Mapping[str, str]) -> dict[str, str]:
     """When and how the study was collected, and from what its cells were run: every commit and machine among them."""
     launches = [launch for record in records for launch in _launches(record)]
-    told = {key: list(dict.fromkeys(_told(launch.get(key)) for launch in launches)) for key in OF_LAUNCHES}
+    told = {
+        key: list(dict.fromkeys([*earlier.get(key, "").split("; "), *(_told(launch.get(key)) for launch in launches)]))
+        for key in OF_LAUNCHES
+    }
     return {
         "time": utc_now(),
         "command": " ".join(sys.argv),

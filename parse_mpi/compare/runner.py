@@ -14,6 +14,7 @@ from parse_mpi.compare.choices import Choice, Pair, read_choices, write_choices
 from parse_mpi.compare.directory import RESULT, make_directory
 from parse_mpi.compare.estimate import Cost, calibrated_costs, calibrations, measured_costs
 from parse_mpi.compare.gather import NoResult, gather
+from parse_mpi.compare.kept import kept_cells, kept_study
 from parse_mpi.compare.pool import Pool
 from parse_mpi.compare.reading import StudyFile, read_study
 from parse_mpi.compare.schema import DATA, METHOD
@@ -44,8 +45,8 @@ ALL = Share(1, 1)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a compare ended. failed: cell, or launch of tuning, -> reason. open: how many cells are neither finished nor
-    failed.
+    """How a compare ended. failed: cell, or launch of tuning, -> reason. open: how many cells, of a share if it ran
+    one, are neither finished nor failed.
 
     result: study.h5, where it was written.
     """
@@ -69,6 +70,7 @@ class Comparison:
         self.resolver.check(trial for trial in self._cells({}) if not run_of(out, trial).exists())
         self.resolver.require_sound()
         make_directory(self.study, out)
+        self.kept = kept_study(out)
         self.pool = Pool(out, self.study.spec.launch)
 
     def run(self, share: Share = ALL) -> Ended:
@@ -78,10 +80,11 @@ class Comparison:
         cells = self.cells(choices)
         known = self._without_settings(cells, choices)
         mine = share.part([trial for trial in cells if self._is_wanted(trial)])
-        outcomes = self.pool.run([trial for trial in mine if trial.name not in known], "cells")
+        kept = kept_cells(self.kept, mine)
+        outcomes = self.pool.run([trial for trial in mine if trial.name not in known | kept], "cells")
         known |= {o.trial.name: NoResult("failed", o.reason) for o in outcomes if o.status == "failed"}
         failed |= {name: why.reason for name, why in known.items() if why.status == "failed"}
-        left = self._left(cells, known)
+        left = self._left(cells if share == ALL else mine, known)
         return Ended(failed, left, None if left or share != ALL else self._collect(cells, choices, known))
 
     def report(self) -> Ended:
@@ -108,8 +111,8 @@ class Comparison:
         return [t for t in cells if self._is_open(t)], [t for t in launches if self._is_open(t)]
 
     def choices(self) -> dict[Pair, Choice]:
-        """What tuning.yaml has frozen for what this study tries."""
-        found = read_choices(self.out) if self.tried else {}
+        """What tuning.yaml, or an earlier study.h5, has frozen for what this study tries."""
+        found = (self.kept.tuning if self.kept else {}) | read_choices(self.out) if self.tried else {}
         return {pair: c for pair, c in found.items() if pair in self.tried and c.key == key_of(self.tried[pair])}
 
     def cells(self, choices: Mapping[Pair, Choice]) -> list[Trial]:
@@ -164,17 +167,19 @@ class Comparison:
         return all(trial.levels[axis] == level for axis, level in self.only.items() if axis in axes)
 
     def _is_open(self, trial: Trial) -> bool:
-        return self._is_wanted(trial) and not is_finished(self.out, trial)
+        kept = trial.purpose == "cell" and kept_cells(self.kept, [trial])
+        return self._is_wanted(trial) and not kept and not is_finished(self.out, trial)
 
     def _left(self, cells: Sequence[Trial], known: Mapping[str, NoResult]) -> int:
         """How many cells are neither finished nor failed."""
-        unknown = [trial for trial in cells if trial.name not in known]
-        return sum(why.status == "missing" for why in known.values()) + sum(
-            not is_finished(self.out, trial) for trial in unknown
-        )
+        kept = kept_cells(self.kept, cells)
+        unknown = [trial for trial in cells if trial.name not in known and trial.name not in kept]
+        waiting = [trial for trial in cells if trial.name in known and known[trial.name].status == "missing"]
+        return len(waiting) + sum(not is_finished(self.out, trial) for trial in unknown)
 
     def _collect(self, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]) -> Path:
-        write_study(self.out / RESULT, gather(self.study, self.out, cells, choices, known))
+        self.kept = gather(self.study, self.out, cells, choices, known, self.kept)
+        write_study(self.out / RESULT, self.kept)
         return self.out / RESULT
 
 

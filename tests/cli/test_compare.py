@@ -362,3 +362,42 @@ def test_a_sigterm_ends_all_launches_and_the_same_command_goes_on(tmp_path):
     assert state.status == "stopped"
     assert 0 < state.round < 100_000
     assert [line["outcome"] for line in ledger(out)] == ["started", "stopped"]
+
+
+def test_results_outlive_the_run_directories_they_came_from(tmp_path, started):
+    """study.h5 is enough: its cells are not run again, unless their job is another by now."""
+    out, study = tmp_path / "out", write_study(tmp_path, {"tuning": TUNING})
+    Comparison(study, out, {}).run()
+    before, launches = load_study(out / "study.h5"), len(started)
+    for name in ("cells", "tuning"):
+        shutil.rmtree(out / name)
+    (out / "tuning.yaml").unlink()
+    del started[:]
+    again = Comparison(study, out, {})
+    assert again.unfinished() == ([], [])
+    assert again.run().result
+    after = load_study(out / "study.h5")
+    assert not started
+    assert launches
+    assert after.tuning == before.tuning
+    assert after.provenance["commit"] == before.provenance["commit"]
+    for old, new in zip(before.cells, after.cells, strict=True):
+        assert (old.name, old.job_digest, old.status) == (new.name, new.job_digest, new.status)
+        np.testing.assert_array_equal(old.result.last, new.result.last)
+        np.testing.assert_array_equal(old.result.final.predicted, new.result.final.predicted)
+
+    weaker = {"cells": {"method": {"parse": {"method": {"name": "parse", "beta": 0.25}}}}, "tuning": TUNING}
+    Comparison(write_study(tmp_path, weaker), out, {}).run()
+    cells = [command[command.index("--out") + 1] for command in started if "/cells/" in " ".join(command)]
+    assert sorted(cells) == [str(out / "cells" / f"digits,parse,{seed}") for seed in (100, 101)]
+
+    longer = Comparison(write_study(tmp_path, weaker, {"evaluate": {"every": 2}}), out, {})
+    assert {trial.levels["method"] for trial in longer.unfinished()[0]} == {"parse", "local"}
+
+
+def test_a_share_is_done_when_its_own_cells_are(tmp_path, started):
+    """So that a task of an array knows when to stop putting itself back into the queue."""
+    out, study = tmp_path / "out", write_study(tmp_path)
+    assert Comparison(study, out, {}).run(Share(1, 2)).open == 0
+    assert Comparison(study, out, {}).run(Share(2, 2)).open == 0
+    assert len(started) == 4

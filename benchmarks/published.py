@@ -1,0 +1,55 @@
+"""Results of a study small enough for a repository, and back into a study directory.
+
+    .venv/bin/python benchmarks/published.py pack runs/headline docs/studies/headline.h5.xz
+    .venv/bin/python benchmarks/published.py unpack docs/studies/headline.h5.xz runs/headline
+
+What is left out: predictions on validation samples, and how sure agents were of each of theirs. All tables but none of
+the pictures of a study need neither; `parse-mpi compare --report` and `benchmarks/claims.py` work on what was unpacked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from parse_mpi.compare.directory import RECORD, RESULT
+from parse_mpi.compare.studyfile import SPLITS, Result, load_study, write_study
+
+
+def slim(result: Result | None) -> Result | None:
+    """The same without what compresses badly."""
+    if result is None or result.final is None:
+        return result
+    final, tested = result.final, SPLITS.index("test")
+    predicted = np.full_like(final.predicted, -1)
+    predicted[:, tested] = final.predicted[:, tested]
+    return replace(result, final=replace(final, predicted=predicted, confidence=np.full_like(final.confidence, np.nan)))
+
+
+def pack(directory: Path, packed: Path) -> None:
+    study = load_study(directory / RESULT)
+    small = replace(study, cells=tuple(replace(cell, result=slim(cell.result)) for cell in study.cells))
+    with tempfile.TemporaryDirectory() as folder:
+        write_study(Path(folder) / RESULT, small)
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        packed.write_bytes(lzma.compress((Path(folder) / RESULT).read_bytes(), preset=9))
+
+
+def unpack(packed: Path, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RESULT).write_bytes(lzma.decompress(packed.read_bytes()))
+    (directory / RECORD).write_text(load_study(directory / RESULT).provenance["study"], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("pack", "unpack"))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    options = parser.parse_args()
+    {"pack": pack, "unpack": unpack}[options.what](options.source, options.target)
