@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from parse_mpi.jobfile import JobFile, Provisional
     from parse_mpi.plan import Plan
     from parse_mpi.storage.owner import Sighting
+    from parse_mpi.storage.rundir import RunDirectory
 
 INTERRUPTED_RUN = "interrupted; to go on from the newest checkpoint, start the same command again"
 DESCRIPTION = """\
@@ -53,6 +54,7 @@ Train many decentralised multimodal agents with PARSE on MPI ranks.
   parse-mpi report RUN                                          pictures of a run
   parse-mpi export RUN --csv                                    its metrics as tables for pandas and R
   parse-mpi predict RUN --agent 25                              what one agent makes of the test samples
+  parse-mpi sbatch JOB --out RUN --nodes 4 --submit             the same on a Slurm cluster, requeued until it is done
 """
 
 COMPARE = """\
@@ -70,6 +72,15 @@ ever made. In a Slurm array of N tasks each runs its share, and the plain comman
   parse-mpi compare STUDY --out DIR --task $SLURM_ARRAY_TASK_ID --tasks N
 
 Exit codes: 0 done, 7 cells failed, 75 cells are left (run elsewhere, or not yet), 2 the study is wrong.
+"""
+
+SBATCH = """\
+Print the Slurm script of a job or a study, or submit it. What the cluster is like stands in a site file: copy
+slurm/site.yaml, fill it in, and name it by --site or in $PARSE_MPI_SITE. The job is checked for its ranks first.
+
+  parse-mpi sbatch JOB --out RUN --nodes 4 --submit               a run on four nodes, requeued until it is done
+  parse-mpi sbatch JOB --out 'runs/{index}' --set 'seed={index}' --array 1-10      a run for each index
+  parse-mpi sbatch STUDY --out DIR --array 1-20 --submit          a share of the study's cells in each task
 """
 
 
@@ -135,6 +146,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     status = _add(commands, "status", show_status, "how far a run is; exit 75 when it is to be continued")
     status.add_argument("run", type=Path, metavar="RUN")
+    status.add_argument(
+        "--restarts",
+        type=_count,
+        metavar="K",
+        help="for batch scripts, after every launch: exit 4 once K launches in a row have got no further",
+    )
 
     verify = _add(commands, "verify", verify_run, "check every digest of a run; exit 5 when something is damaged")
     verify.add_argument("run", type=Path, metavar="RUN")
@@ -173,6 +190,23 @@ def make_parser() -> argparse.ArgumentParser:
         "Samples are standardised as in the run; a poor sensor that its job gave to the agent is left out. "
         "In Python: parse_mpi.load_agent(RUN, ID).predict(samples)."
     )
+
+    sbatch = _add(commands, "sbatch", make_batch_script, "print or submit a Slurm script for a job or a study")
+    sbatch.description = SBATCH
+    sbatch.formatter_class = argparse.RawDescriptionHelpFormatter
+    sbatch.add_argument("file", type=Path, metavar="JOB|STUDY", help="a job file, or a study of `compare`")
+    sbatch.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the job; {index} as below"
+    )
+    sbatch.add_argument("--out", required=True, metavar="RUN", help="run or study directory; {index} as below")
+    sbatch.add_argument("--nodes", type=_count, default=1, metavar="N", help="nodes of each launch (default 1)")
+    sbatch.add_argument("--ranks-per-node", type=_count, metavar="R", help="(default: GPUs or NUMA domains of a node)")
+    sbatch.add_argument("--time", metavar="TIME", help="as Slurm's --time (default: that of the site file)")
+    sbatch.add_argument(
+        "--array", default="", metavar="INDICES", help="a task for each index, as 1-10; {index} stands for it"
+    )
+    sbatch.add_argument("--site", type=Path, metavar="FILE", help="site file (default $PARSE_MPI_SITE, else defaults)")
+    sbatch.add_argument("--submit", action="store_true", help="hand the script to sbatch instead of printing it")
 
     _add(commands, "doctor", examine, "is this environment fit to run? start it alone or under mpiexec / srun")
     return parser
@@ -265,6 +299,8 @@ def show_status(options: argparse.Namespace) -> int:
     state, owner = run.read_state(), look(run)
     if state is None:
         print(f"{run.path}: started, but no state has been written; {_launch(owner)}")
+        if options.restarts is not None:
+            _require_progress(run, 0, options.restarts)
         return EXIT_TO_BE_CONTINUED
     because = f" ({state.reason})" if state.reason else ""
     if state.status == "running":
@@ -275,7 +311,24 @@ def show_status(options: argparse.Namespace) -> int:
     print(f"{run.path}: {state.status} at round {state.round} of {state.rounds}{because}")
     if state.status == "finished":
         return EXIT_OK
-    return state.exit_code if state.status == "failed" and state.exit_code else EXIT_TO_BE_CONTINUED
+    if state.status == "failed" and state.exit_code:
+        return state.exit_code
+    if options.restarts is not None:
+        _require_progress(run, state.round, options.restarts)
+    return EXIT_TO_BE_CONTINUED
+
+
+def _require_progress(run: RunDirectory, done: int, allowed: int) -> None:
+    """Raises LaunchError where so many launches in a row of this Slurm job have ended at the same round."""
+    from parse_mpi.run.slurm import slurm_restarts
+    from parse_mpi.storage.restarts import count_ended_launch
+
+    in_vain = count_ended_launch(run, done, first=not slurm_restarts(os.environ))
+    if in_vain >= allowed:
+        raise LaunchError(
+            f"no launch got past round {done}, {in_vain} in a row: not worth another. Why stands above and in "
+            f"{run.log_dir}; once it is mended, submit the same script again"
+        )
 
 
 def verify_run(options: argparse.Namespace) -> int:
@@ -313,6 +366,27 @@ def predict_samples(options: argparse.Namespace) -> int:
     wanted = Wanted(options.run, options.agent, options.round, options.data, options.split, options.csv)
     told = write_predictions(wanted)
     print(told, file=sys.stderr if options.csv is None else sys.stdout)
+    return EXIT_OK
+
+
+def make_batch_script(options: argparse.Namespace) -> int:
+    from parse_mpi.batch.script import INDEX, allocation, first_index, study_script, train_script
+    from parse_mpi.batch.site import find_site, read_site
+    from parse_mpi.batch.submit import is_study, submit
+
+    site = read_site(find_site(options.site))
+    wanted = allocation(site, options.nodes, options.ranks_per_node, options.time, options.array)
+    if is_study(options.file):
+        from parse_mpi.compare.reading import read_study
+
+        script = study_script(site, wanted, options.file, read_study(options.file).spec.name, options.out)
+    else:
+        settings, index = options.set, first_index(wanted)
+        options.job, options.ranks = options.file, wanted.ranks
+        options.set = [setting.replace(INDEX, index) for setting in settings]
+        jobfile, _, _ = _load_plan(options)
+        script = train_script(site, wanted, options.file, jobfile.job.name, options.out, settings)
+    print(submit(script, options.out) if options.submit else script, end="")
     return EXIT_OK
 
 
@@ -361,6 +435,12 @@ def _levels(text: str) -> dict[str, str]:
 def _round(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a round; rounds count from 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
 
 

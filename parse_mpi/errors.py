@@ -56,6 +56,12 @@ class StudyError(JobError):
     whole = "study"
 
 
+class BatchError(JobError):
+    """A site file or a request to Slurm is wrong; carries all problems at once."""
+
+    whole = "batch script"
+
+
 class DataError(ParseMpiError):
     """A data file breaks its layout: names file, data set and row."""
 

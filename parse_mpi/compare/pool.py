@@ -25,12 +25,13 @@ from parse_mpi.compare.trials import Trial, in_order
 from parse_mpi.errors import EXIT_INTERRUPTED, EXIT_TO_BE_CONTINUED, ParseMpiError
 from parse_mpi.run.preemption import Deadline, find_deadline
 
+LISTENED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Slurm's --signal sends the last one
 POLL_S = 0.05
 STOP_S = 120.0  # for launches to reach the end of a round and write a checkpoint
 
 
 class StoppedError(ParseMpiError):
-    """Ctrl-C, SIGTERM or the end of the Slurm job: all launches have ended, and what they did is kept."""
+    """Ctrl-C, SIGTERM, SIGUSR1 or the end of the Slurm job: all launches have ended, and what they did is kept."""
 
     def __init__(self, why: str):
         super().__init__(f"{why}: all launches have ended; the same command goes on")
@@ -152,12 +153,12 @@ class Pool:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop, until the end of this context."""
+        """Ctrl-C, SIGTERM and SIGUSR1 ask for a stop, until the end of this context."""
 
         def ask(number: int, frame: FrameType | None) -> None:
             self._asked, self._why = self._asked + 1, self._why or signal.Signals(number).name
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in LISTENED}
         try:
             yield
         finally:

@@ -29,6 +29,8 @@ IMPORTS = (
     "rich.live",
 )
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class Forked:
     """A launch that a template has forked, with the methods of a subprocess.Popen."""
@@ -88,6 +90,12 @@ class Template:
         self._process.communicate()
 
 
+def ignore_signals() -> None:
+    """Slurm sends a signal to every process of a step; this one ends when the study closes its pipe."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def serve() -> list[str] | None:
     """Answer requests until there are no more. In a process that was forked: return the words of its command."""
     for line in sys.stdin:
@@ -106,8 +114,10 @@ def serve() -> list[str] | None:
 
 
 def _settle(log: str) -> None:
-    """In a process just forked: a session of its own, nothing to read, output to the log."""
+    """In a process just forked: a session of its own, signals as at a start, nothing to read, output to the log."""
     os.setsid()
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for target, source in enumerate((nothing, output, output)):
         os.dup2(source, target)
@@ -116,6 +126,7 @@ def _settle(log: str) -> None:
 
 
 if __name__ == "__main__":
+    ignore_signals()
     for name in IMPORTS:
         importlib.import_module(name)
     words = serve()

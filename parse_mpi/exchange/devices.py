@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -18,6 +19,7 @@ from parse_mpi.exchange.world import World
 class Seat:
     """Where one rank sits. local_rank, local_size: among the ranks of its host; device: `cpu` or `cuda:K`.
 
+    slurm_local_rank: what Slurm takes for local_rank, -1 where srun did not start the rank.
     device_id: the GPU's own identity, since where Slurm shows each rank only its own GPU, all of them are `cuda:0`.
     """
 
@@ -28,7 +30,9 @@ class Seat:
     device: str
     device_name: str
     device_id: str
+    visible_gpus: int
     visible_devices: str
+    slurm_local_rank: int
     threads: int
     agents: int
 
@@ -37,7 +41,7 @@ def take_seat(world: World, wanted: str, agents: int) -> tuple[torch.device, lis
     """This rank's device, and the seats of all ranks (the same list everywhere).
 
     A GPU is chosen by the rank among its host's ranks, not by the world rank, from what CUDA_VISIBLE_DEVICES leaves.
-    Raises LaunchError where `wanted` is cuda and there is none.
+    Raises LaunchError where `wanted` is cuda and there is none, and on all ranks where GPUs would be given out wrongly.
     """
     node = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
     local_rank, local_size = node.rank, node.size
@@ -62,11 +66,37 @@ def take_seat(world: World, wanted: str, agents: int) -> tuple[torch.device, lis
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if count else f"{os.cpu_count()} cores",
         device_id=str(torch.cuda.get_device_properties(device).uuid) if count else "",
+        slurm_local_rank=slurm_place(os.environ, world.rank, world.size),
+        visible_gpus=count,
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", "all") if count else "",
         threads=threads,
         agents=agents,
     )
-    return device, [Seat(**values) for values in world.all_json(asdict(seat))]
+    seats = [Seat(**values) for values in world.all_json(asdict(seat))]
+    if any(seat.device_id for seat in seats) and (wrong := misplaced(seats)):
+        raise LaunchError(wrong[0])
+    return device, seats
+
+
+def slurm_place(environment: Mapping[str, str], rank: int, size: int) -> int:
+    """The number that Slurm gave this rank among those on its node; -1 where srun did not start it.
+
+    Ranks of a launcher inside a step inherit the numbers of what srun has started, one for each node.
+    """
+    names = ("SLURM_LOCALID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    local, task, tasks = (int(environment[n]) if environment.get(n, "").isdecimal() else -1 for n in names)
+    return local if "SLURM_STEP_ID" in environment and (task, tasks) == (rank, size) else -1
+
+
+def misplaced(seats: Sequence[Seat]) -> list[str]:
+    """Where Slurm and the shared memory of MPI disagree about the places of ranks on a node."""
+    wrong = [s for s in seats if s.slurm_local_rank not in (-1, s.local_rank)]
+    listed = "; ".join(
+        f"rank {s.rank} on {s.host} is number {s.slurm_local_rank} there for Slurm, {s.local_rank} for MPI"
+        for s in wrong[:4]
+    )
+    why = "GPUs are given out by that number: start ranks by srun itself, with all of a node in one container"
+    return [f"{listed}{f', and {len(wrong) - 4} more' if len(wrong) > 4 else ''}. {why}"] if wrong else []
 
 
 def seat_lines(seats: list[Seat]) -> list[str]:
@@ -79,8 +109,8 @@ def seat_lines(seats: list[Seat]) -> list[str]:
 
 
 def oversubscription(seats: list[Seat]) -> list[str]:
-    """Warnings where ranks share a GPU or a host has fewer cores than compute threads."""
-    warnings = []
+    """Warnings where ranks share a GPU or leave one idle, or a host has fewer cores than compute threads."""
+    warnings = misplaced(seats)
     for host in dict.fromkeys(seat.host for seat in seats):
         here = [seat for seat in seats if seat.host == host]
         for device_id in dict.fromkeys(seat.device_id for seat in here if seat.device_id):
@@ -90,6 +120,9 @@ def oversubscription(seats: list[Seat]) -> list[str]:
                 warnings.append(
                     f"{host}: ranks {ranks} share {sharing[0].device}; start one rank per GPU for full speed"
                 )
+        used, seen = len({seat.device_id for seat in here if seat.device_id}), max(s.visible_gpus for s in here)
+        if 0 < used < seen:
+            warnings.append(f"{host}: {used} of {seen} GPUs are used; start {seen} ranks there")
         threads, cores = sum(seat.threads for seat in here), usable_cores()
         if host == socket.gethostname() and threads > cores:
             warnings.append(

@@ -194,10 +194,20 @@ def check_size(size: int, environment: dict[str, str], library: str) -> None:
         return
     variable, count = expected
     name = library.strip().splitlines()[0].strip("\0 ")
+    if "SLURM_STEP_ID" in environment:
+        speaks = "pmix" if "Open MPI" in name else "pmi2"
+        used = environment.get("SLURM_MPI_TYPE", "")
+        mend = (
+            f"This library speaks {speaks}{f', srun was told --mpi={used}' if used else ''}. Use srun --mpi={speaks}, "
+            f"which is `mpi: {speaks}` in the site file of `parse-mpi sbatch` "
+            "(`srun --mpi=list` shows what this Slurm has)."
+        )
+    else:
+        mend = (
+            "The launcher belongs to another MPI than the library. Use the mpiexec of this environment (its bin "
+            "folder, see `parse-mpi doctor`), or under Slurm srun."
+        )
     raise LaunchError(
         f"the launcher started {count} ranks ({variable}={count}), but MPI sees a world of {size}.\n"
-        f"mpi4py is linked to: {name}\n"
-        "The launcher belongs to another MPI than the library. Use the mpiexec of this environment "
-        "(its bin folder, see `parse-mpi doctor`), or under Slurm another `srun --mpi=` "
-        "(pmi2 for MPICH, pmix for Open MPI; `srun --mpi=list` shows what there is)."
+        f"mpi4py is linked to: {name}\n{mend}"
     )

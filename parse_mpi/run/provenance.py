@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import yaml
 import parse_mpi
 from parse_mpi.exchange.devices import Seat
 from parse_mpi.exchange.library import mpi_library
+from parse_mpi.run.slurm import slurm_job
 from parse_mpi.storage.write import storage_errors, write_text
 
 PACKAGES = ("torch", "numpy", "mpi4py", "h5py")
@@ -41,6 +43,7 @@ def add_launch(path: Path, command: Sequence[str], seats: Sequence[Seat], first_
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(command),
         "first_round": first_round,
+        **slurm_job(os.environ),
         "seed": seed,
         "commit": source_commit(),
         "versions": versions(),

@@ -5,6 +5,7 @@ Arrays by agent are the same on any rank count; what depends on ranks lies in th
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,7 @@ from parse_mpi.run.consensus import Component, components
 from parse_mpi.run.evaluation import SPLITS
 from parse_mpi.run.final import Table
 from parse_mpi.run.phases import PHASES
+from parse_mpi.run.slurm import slurm_restarts
 from parse_mpi.storage.metrics import write_segment, write_table
 
 
@@ -234,6 +236,7 @@ class Recorder:
             "rounds/payload_bytes": np.stack(rows.payload),
             "rounds/waiting_bytes": np.stack(rows.waiting),
             "ranks/round": np.array(rows.rounds),
+            "ranks/slurm_restarts": np.full(len(rows.rounds), slurm_restarts(os.environ)),
             "ranks/seconds": self.world.gather_agents(rank, np.stack(rows.seconds)[None]).swapaxes(0, 1),
             "ranks/travel_seconds": self.world.gather_agents(rank, np.array([rows.travel])).swapaxes(0, 1),
             "ranks/sent_bytes": self.world.gather_agents(rank, np.stack(rows.sent)[None]).swapaxes(0, 1),
@@ -292,6 +295,7 @@ class Recorder:
             "rounds/waiting_bytes": {"dimensions": ["round", "slice"], "slice": names},
             "ranks/seconds": {"dimensions": ["round", "rank", "phase"], "phase": list(PHASES)},
             "ranks/travel_seconds": {"dimensions": ["round", "rank"]},
+            "ranks/slurm_restarts": {"dimensions": ["round"]},
             "ranks/sent_bytes": {"dimensions": ["round", "rank", "slice"], "slice": names},
         }
         if rows.cluster:

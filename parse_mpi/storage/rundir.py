@@ -1,6 +1,6 @@
 """The run directory: where everything that belongs to one run lies, and what state the run is in.
 
-RUN/job.yaml  provenance.yaml  state.json  owner.json  metrics.h5  metrics/  checkpoints/  log/
+RUN/job.yaml  provenance.yaml  state.json  owner.json  restarts.json  metrics.h5  metrics/  checkpoints/  log/
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from parse_mpi.storage.write import storage_errors, sync_directory, write_text
 LARGEST_STATE_BYTES = 1 << 20
 
 _FOLDERS = ("checkpoints", "metrics", "log")
-_FILES = ("job.yaml", "provenance.yaml", "state.json", "owner.json", "metrics.h5")
+_FILES = ("job.yaml", "provenance.yaml", "state.json", "owner.json", "restarts.json", "metrics.h5")
 
 
 def utc_now() -> str:
@@ -56,6 +56,7 @@ class RunDirectory:
         self.provenance_path = self.path / "provenance.yaml"
         self.state_path = self.path / "state.json"
         self.owner_path = self.path / "owner.json"
+        self.restarts_path = self.path / "restarts.json"
         self.metrics_path = self.path / "metrics.h5"
         self.log_dir = self.path / "log"
 

@@ -131,7 +131,7 @@ def test_a_world_smaller_than_the_launch_is_refused(
         main(["run", str(write_job(tmp_path)), "--out", str(tmp_path / "run")])
     said = capsys.readouterr().err
     assert f"the launcher started 4 ranks ({next(reversed(variables))}=4), but MPI sees a world of 1" in said
-    assert "Use the mpiexec of this environment" in said
+    assert ("srun --mpi=pm" if "SLURM_STEP_ID" in variables else "Use the mpiexec of this environment") in said
     assert not (tmp_path / "run").exists()
 
 

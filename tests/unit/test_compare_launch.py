@@ -1,6 +1,7 @@
 """One launch of a study: how it ends, and that nothing of it is left running."""
 
 import os
+import signal
 import sys
 import time
 
@@ -146,6 +147,22 @@ def test_forked_launches_end_when_asked_or_late(tmp_path, template, monkeypatch)
         time.sleep(0.02)
     asked.ask_to_stop()
     assert wait(asked) == -15
+
+
+def test_a_template_ends_with_its_pipe_and_not_by_signals_that_are_meant_for_a_study(tmp_path, template):
+    """As Slurm sends them to all processes of a step; what is forked heeds them."""
+    before = forked(template, tmp_path, SLEEPER)
+    while "ready" not in before.output():
+        time.sleep(0.02)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(template._process.pid, number)
+    after = forked(template, tmp_path, "import signal; signal.raise_signal(signal.SIGUSR1)")
+    assert wait(after) == -signal.SIGUSR1
+    interrupted = forked(template, tmp_path, "import signal; signal.raise_signal(signal.SIGINT)")
+    assert wait(interrupted) != 0
+    assert "KeyboardInterrupt" in interrupted.output()
+    assert before.poll() is None
+    before.kill()
 
 
 def test_a_launch_outlives_the_template_that_started_it(tmp_path):

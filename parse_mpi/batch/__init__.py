@@ -1,0 +1,1 @@
+"""Slurm batch scripts for jobs and studies."""

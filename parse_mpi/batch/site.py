@@ -1,0 +1,109 @@
+"""A site file: what a cluster's batch scripts need that no job knows (slurm/site.yaml explains the keys)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from parse_mpi.errors import BatchError, JobError, Problem
+from parse_mpi.job.base import Section
+from parse_mpi.joberrors import blame_all, show
+from parse_mpi.jobfile import in_reading_order
+from parse_mpi.jobpaths import SHIPPED_DIRS
+from parse_mpi.run.preemption import seconds_of
+from parse_mpi.yamlfile import read_yaml
+
+VARIABLE = "PARSE_MPI_SITE"
+Line = Annotated[str, Field(pattern=r"^[^\n\r]*$")]
+Option = Annotated[str, Field(pattern=r"^--?[A-Za-z][^\n\r]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Node(Section):
+    """One node. nics: network devices nearest to its first, second, ... rank."""
+
+    cores: Annotated[int, Field(ge=1, le=100_000)] = 1
+    numa_domains: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpus: Annotated[int, Field(ge=0, le=1024)] = 0
+    gpu_option: Literal["gpus-per-node", "gres=gpu"] = "gpus-per-node"
+    nics: tuple[Line, ...] = ()
+    nic_variable: Name = "UCX_NET_DEVICES"
+
+    @property
+    def ranks(self) -> int:
+        """Ranks on a node: one for each GPU, without GPUs one for each NUMA domain."""
+        return self.gpus or self.numa_domains
+
+
+class Bind(Section):
+    """What srun binds ranks to; "" leaves an option out."""
+
+    cpu: Line = "cores"
+    memory: Line = ""
+    gpu: Line = "none"
+
+
+class Site(Section):
+    """A whole site file."""
+
+    partition: Line = ""
+    account: Line = ""
+    qos: Line = ""
+    directives: tuple[Option, ...] = ()
+    mpi: Line = "pmi2"
+    setup: tuple[Line, ...] = ()
+    environment: Mapping[Name, Line] = Field(default_factory=dict)
+    node: Node = Node()
+    bind: Bind = Bind()
+    srun: tuple[Option, ...] = ()
+    time: str = "1:00:00"
+    signal_s: Annotated[int, Field(ge=1, le=65_535)] = 120
+    restarts: Annotated[int, Field(ge=1, le=1000)] = 3
+
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        seconds_of(text)
+        return text
+
+
+def find_site(named: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The file that is named, otherwise that of $PARSE_MPI_SITE, otherwise the defaults that came with the package."""
+    if named is not None:
+        return named
+    if environment.get(VARIABLE):
+        return Path(environment[VARIABLE])
+    return shipped("site.yaml")
+
+
+def shipped(name: str) -> Path:
+    """A file of slurm/, which lies in a wheel or in the source tree."""
+    return next(path for folder in SHIPPED_DIRS if (path := folder / "slurm" / name).is_file())
+
+
+def read_site(path: Path) -> Site:
+    """Read a site file. Raises BatchError with every problem as file:line."""
+    if not path.is_file():
+        raise BatchError([Problem(str(path), "there is no such site file", "slurm/site.yaml is one to copy")])
+    try:
+        document = read_yaml(path)
+    except JobError as error:
+        raise BatchError(error.problems) from None
+    settings = {} if document.value is None else document.value
+    if not isinstance(settings, dict):
+        what = f"the file is {show(document.value)}; a site is a mapping of keys"
+        document.blame((), what, "slurm/site.yaml is one to copy")
+        raise BatchError(document.problems)
+    try:
+        site = Site.model_validate_json(json.dumps(settings), strict=True)
+    except ValidationError as error:
+        blame_all(document, Site, error.errors(include_url=False))
+        raise BatchError(in_reading_order(document.problems)) from None
+    if document.problems:
+        raise BatchError(in_reading_order(document.problems))
+    return site
