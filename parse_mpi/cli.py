@@ -118,6 +118,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_job(plan)
     plan.add_argument("-n", "--ranks", type=int, default=1, help="ranks that it is to run on (default 1)")
     plan.add_argument("--agents", action="store_true", help="list every agent, however many there are")
+    plan.add_argument(
+        "--ranks-per-node", type=int, metavar="N", help="ranks that share a node (default: all are on one)"
+    )
 
     run = _add(commands, "run", run_job, "train, or go on where the last launch stopped; under mpiexec or srun")
     _add_job(run)
@@ -221,7 +224,10 @@ def check_job(options: argparse.Namespace) -> int:
 def plan_job(options: argparse.Namespace) -> int:
     from parse_mpi.studies.planview import print_plan
 
-    _, dataset, plan = _load_plan(options)
+    per_node = options.ranks_per_node or options.ranks
+    if per_node < 1:
+        raise ParseMpiError(f"--ranks-per-node {per_node}: a node has at least one rank")
+    _, dataset, plan = _load_plan(options, [rank // per_node for rank in range(options.ranks)])
     print_plan(plan, dataset, options.agents)
     return EXIT_OK
 
@@ -472,8 +478,9 @@ def _load(options: argparse.Namespace) -> JobFile:
     return load_job(options.job, options.set)
 
 
-def _load_plan(options: argparse.Namespace) -> tuple[JobFile, Dataset, Plan]:
-    """What check and plan share. Raises one JobError with all that schema, data, graphs and ranks show together."""
+def _load_plan(options: argparse.Namespace, nodes: Sequence[int] = ()) -> tuple[JobFile, Dataset, Plan]:
+    """What check and plan share; nodes: of each rank. Raises one JobError with all that schema, data, graphs and ranks
+    show together."""
     from parse_mpi.data.sources import load_dataset
     from parse_mpi.jobfile import UnsoundJobError, in_reading_order
     from parse_mpi.plan import make_plan
@@ -484,7 +491,7 @@ def _load_plan(options: argparse.Namespace) -> tuple[JobFile, Dataset, Plan]:
         further = _further_problems(error.provisional, options.ranks) if error.provisional else ()
         raise JobError(in_reading_order([*error.problems, *further])) from None
     dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
-    return jobfile, dataset, make_plan(jobfile, dataset, options.ranks)
+    return jobfile, dataset, make_plan(jobfile, dataset, options.ranks, nodes)
 
 
 def _further_problems(provisional: Provisional, ranks: int) -> Sequence[Problem]:

@@ -27,7 +27,7 @@ from parse_mpi.jobpaths import (
 )
 from parse_mpi.yamlfile import Document, KeyPath, Value, parse_yaml, place_of, read_yaml, write_yaml
 
-BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "device")
+BESIDE_THE_TRAJECTORY = ("name", "evaluate", "checkpoint", "placement", "device")
 # Keys that came after the first version, with what was so before: jobs without them keep their digests.
 LATER: tuple[tuple[KeyPath, Value], ...] = (
     (("method", "aggregate"), "gossip"),

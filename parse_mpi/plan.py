@@ -7,9 +7,9 @@ parameter shapes (`Plan.layouts`), which are worked out on first use.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,8 +37,10 @@ from parse_mpi.planproblems import (
     optimiser_problems,
     rank_problems,
 )
-from parse_mpi.population import Agent, Blueprint, make_agents
+from parse_mpi.population import Agent, Blueprint, kind_numbers, make_agents, work_of
+from parse_mpi.topology.placement import place
 from parse_mpi.topology.slice_graph import SliceGraph
+from parse_mpi.topology.traffic import Traffic, Use, make_traffic, uses_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +55,7 @@ class Plan:
 
     samples: per agent, the indices of its training samples in the data set, ascending or, with data.stream, in the
     order of their arrival. sensors: the poor ones, by agent and modality.
-    rank_of: rank that hosts each agent, int64 [A].
+    nodes: the node of every rank, 0, 1, ...; int64 [K]. hosts: works out `rank_of`, once for the plans of all eras.
     A job with events has a plan for every era: `agents`, `slices` and `graphs` are those from `start` finished rounds
     on, `what` the events that began it in words, and `later` the plans of the eras that follow.
     isolated: who was cut off in mid-run because of values that are not finite, which is an event too.
@@ -68,13 +70,23 @@ class Plan:
     graphs: Mapping[str, SliceGraph]
     samples: tuple[NDArray[np.int64], ...]
     sensors: Mapping[tuple[int, str], Sensor]
-    rank_of: NDArray[np.int64]
-    ranks: int
+    nodes: NDArray[np.int64]
+    hosts: Callable[[], NDArray[np.int64]]
     digest: str
     start: int = 0
     what: tuple[str, ...] = ()
     later: tuple[Plan, ...] = ()
     isolated: tuple[Isolation, ...] = ()
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks share the agents."""
+        return len(self.nodes)
+
+    @cached_property
+    def rank_of(self) -> NDArray[np.int64]:
+        """Rank that hosts each agent, int64 [A], in all eras. Imports torch where bytes decide (minimum-cut)."""
+        return self.hosts()
 
     @property
     def eras(self) -> tuple[Plan, ...]:
@@ -206,14 +218,35 @@ class Plan:
         """Bytes of an agent's rows that neighbours on a graph average; a rank gets them once for all of its agents."""
         return self.item_bytes * sum(self.travelling(spec.name) for spec in self.slices if spec.graph == graph)
 
+    def lengths(self) -> list[int]:
+        """Rounds of each era, up to train.rounds."""
+        bounds = np.minimum([*(era.start for era in self.eras), self.job.train.rounds], self.job.train.rounds)
+        return [int(rounds) for rounds in np.diff(bounds)]
+
+    def costs(self) -> NDArray[np.int64]:
+        """The work of each agent in the whole run, int64 [A]."""
+        return work_of([era.agents for era in self.eras], self.lengths())
+
+    def traffic(self) -> Traffic:
+        """Rows and messages of the whole run, whole rows whatever a budget keeps back. Imports torch."""
+        uses: list[Use] = []
+        for era, rounds in zip(self.eras, self.lengths(), strict=True):
+            for name, graph in era.graphs.items():
+                columns = sum(era.travelling(spec.name) / spec.every for spec in era.slices if spec.graph == name)
+                uses += uses_of(graph, rounds * columns * self.item_bytes, rounds * era.message_bytes(name))
+        return make_traffic(uses, any(graph.usually_sampled for era in self.eras for graph in era.graphs.values()))
+
     def message_bytes(self, graph: str) -> int:
         """Bytes that restriction maps send over each link of a graph, to every neighbour others."""
         tied = {spec.coupling.width for spec in self.slices if spec.coupling and spec.coupling.graph == graph}
         return self.item_bytes * sum(tied)
 
 
-def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
-    """Build the plan, or raise JobError with every problem that only data, graphs or ranks can show."""
+def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int, nodes: Sequence[int] = ()) -> Plan:
+    """Build the plan, or raise JobError with every problem that only data, graphs or ranks can show.
+
+    nodes: the node of every rank, 0, 1, ...; without it, all ranks are on one.
+    """
     job = jobfile.job
     ranks_problems = rank_problems(sum(entry.count for entry in job.agents), ranks)
     if problems := agent_problems(jobfile, dataset):
@@ -251,7 +284,12 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
     if problems:
         raise JobError(problems)
     digest = _digest(job, dataset, samples, own_sources(encoder for agent in roster for encoder in agent.encoders))
-    rank_of = place(agents, ranks)
+
+    @cache
+    def hosts() -> NDArray[np.int64]:
+        kinds = kind_numbers([era.agents for era in plan.eras])
+        return place(job.placement, kinds, plan.costs(), plan.nodes, plan.traffic, job.seed)
+
     plan = Plan(
         job=job,
         method=method,
@@ -262,8 +300,8 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int) -> Plan:
         graphs={},
         samples=samples,
         sensors=sensors,
-        rank_of=rank_of,
-        ranks=ranks,
+        nodes=np.array(nodes or [0] * ranks, np.int64),
+        hosts=hosts,
         digest=digest,
     )
     plan = _in_eras(plan, eras, tables)
@@ -290,23 +328,6 @@ def _in_eras(plan: Plan, eras: Sequence[Era], tables: Sequence[Table]) -> Plan:
         )
         later = plan.eras
     return plan
-
-
-def place(agents: Sequence[Agent], ranks: int) -> NDArray[np.int64]:
-    """Rank of each agent: every rank gets its share of every kind, so that all have about the same work.
-
-    Agents are lined up by their relative position inside their kind and the line is cut into equal parts. Inside a
-    kind neighbouring ids stay together, so that a ring crosses ranks as rarely as this allows.
-    """
-    kinds = np.array([agent.kind for agent in agents])
-    position = np.empty(len(agents))
-    for kind in np.unique(kinds):
-        members = np.flatnonzero(kinds == kind)
-        position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    line = np.argsort(position, kind="stable")
-    rank_of = np.empty(len(agents), np.int64)
-    rank_of[line] = np.arange(len(agents)) * ranks // len(agents)
-    return rank_of
 
 
 def _deal_samples(job: Job, dataset: Dataset, agent_count: int) -> tuple[NDArray[np.int64], ...]:

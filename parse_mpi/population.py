@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parse_mpi.job import Encoder, Job
 from parse_mpi.job.agents import AgentKind, Chosen, Share
 from parse_mpi.seeding import stream
@@ -64,6 +67,30 @@ def make_agents(job: Job, modalities: Sequence[str]) -> tuple[Agent, ...]:
 def families(agents: Sequence[Agent], modality: str) -> tuple[Encoder, ...]:
     """The different encoders that agents have for a modality, in order of appearance: one for each family."""
     return tuple(dict.fromkeys(agent.encoder(modality) for agent in agents if modality in agent.modalities))
+
+
+def work_of(eras: Sequence[Sequence[Agent]], rounds: Sequence[int]) -> NDArray[np.int64]:
+    """The work of each agent in a run, int64 [A]: a unit for each modality that it holds in a round.
+
+    That is what the time of a round grows with (docs/benchmarks.md, number of modalities).
+    eras: all agents as they are in each. rounds: of each era.
+    """
+    held = [[len(agent.modalities) for agent in agents] for agents in eras]
+    return np.array(rounds, np.int64) @ np.array(held, np.int64)
+
+
+def kind_numbers(eras: Sequence[Sequence[Agent]]) -> NDArray[np.int64]:
+    """A number for what each agent holds first, and when, int64 [A], ordered by the kind's name.
+
+    Those who never take part have the last. eras: all agents as they are in each.
+    """
+    first: dict[int, tuple[str, int]] = {}
+    for era, agents in enumerate(eras):
+        for agent in agents:
+            if agent.modalities:
+                first.setdefault(agent.id, (agent.kind, era))
+    number = {kind: k for k, kind in enumerate(sorted(set(first.values())))}
+    return np.array([number.get(first.get(agent.id, ("", 0)), len(number)) for agent in eras[0]], np.int64)
 
 
 def choose(chosen: Chosen, agents: Sequence[Agent], seed: int, purpose: str, index: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from launch import run
 from parse_mpi.storage.checkpoint import load_newest
 from parse_mpi.storage.metrics import read_metrics
 
-LAYOUT_GROUPS = ("ranks/", "links/", "ending/")  # times, and what depends on where agents are
+LAYOUT_GROUPS = ("ranks/", "links/", "ending/", "placement/")  # times, and what depends on where agents are
 
 
 def command(job: Path, out: Path, *arguments: str) -> list[str]:

@@ -47,6 +47,14 @@ class World:
         host.free()
         return host.size
 
+    def nodes(self) -> list[int]:
+        """The host of every rank, 0, 1, ... in the order of their first ranks; equal on all ranks."""
+        host = self.on_host()
+        first = min(host.all_json(self.rank))
+        host.free()
+        firsts = self.all_json(first)
+        return [sorted(set(firsts)).index(rank) for rank in firsts]
+
     # -- agreement ---------------------------------------------------------------------------------------------------
 
     def barrier(self) -> None:

@@ -104,6 +104,7 @@ class Job(Section):
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     exchange: Annotated[Exchange, BeforeValidator(_exchange_shorthand)] = Exchange()
+    placement: Literal["share", "contiguous", "round-robin", "by-modality", "minimum-cut"] = "share"
     mode: Literal["fast", "exact"] = "fast"
     engine: Literal["auto", "loop", "stacked"] = "auto"
     dtype: Literal["float32", "float64"] = "float32"

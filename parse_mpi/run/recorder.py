@@ -195,6 +195,7 @@ class Recorder:
         }
         attributes = {"agents": {"class_names": list(dataset.class_names), "modalities": list(plan.shapes)}}
         write_table(self.run_dir, "plan", arrays, attributes)
+        write_table(self.run_dir, "placement", {"placement/rank": plan.rank_of}, {})
         self._write_eras()
 
     def write_eras(self) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,12 @@ def run_job(world: World, request: Request, stop: StopRequest) -> RunState:
     job = request.jobfile.job
     use_threads(job.mode)
     dataset = load_dataset(job.data, job.seed, readers=world.ranks_on_host())
-    plan = make_plan(request.jobfile, dataset, world.size)
+    plan = make_plan(request.jobfile, dataset, world.size, world.nodes())
     world.require_equal("job and data (their digest)", plan.digest)
     # This builds the networks: one that is too large for the memory is refused before a run directory is made.
     widths = {name: layout.width for era in plan.eras for name, layout in era.layouts.items()}
     world.require_equal("parameters of each slice", str(widths))
+    world.require_equal("which rank hosts which agent (its digest)", sha256(plan.rank_of.tobytes()).hexdigest())
     world.require_equal("installed versions", ", ".join(f"{k} {v}" for k, v in versions().items()))
     if job.checkpoint.shards == "single":
         require_parallel_hdf5(world)

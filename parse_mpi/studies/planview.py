@@ -17,6 +17,7 @@ from parse_mpi.job.topology import DRAW_FROM_A_BASE
 from parse_mpi.plan import Plan
 from parse_mpi.run.summary import size_text
 from parse_mpi.studies.memory import first_routes, rank_memory, sent_bytes
+from parse_mpi.studies.placementview import placement_table
 from parse_mpi.studies.plannotes import communicators, link_payload, notes, span
 from parse_mpi.studies.tables import make_table, open_console
 from parse_mpi.topology.slice_graph import SliceGraph
@@ -43,6 +44,7 @@ def print_plan(plan: Plan, dataset: Dataset, all_agents: bool) -> None:
         _graphs(plan),
         _links(plan, links),
         _ranks(plan, dataset),
+        *([placement_table(plan)] if plan.ranks > 1 else []),
         *([_eras(plan)] if plan.later else []),
     ]
     for table in tables:

@@ -20,12 +20,12 @@ from parse_mpi.job import Job
 from parse_mpi.jobfile import load_job
 from parse_mpi.methods import make_method
 from parse_mpi.methods.sharing import slices_and_graphs
-from parse_mpi.plan import place
-from parse_mpi.population import Agent, make_agents
+from parse_mpi.population import Agent, kind_numbers, make_agents
 from parse_mpi.run.summary import eras_of
 from parse_mpi.storage.checkpoint import Checkpoint
 from parse_mpi.storage.metrics import Metrics, read_metrics
 from parse_mpi.storage.rundir import RunDirectory
+from parse_mpi.topology.placement import share
 from parse_mpi.topology.slice_graph import SliceGraph
 
 Member = NDArray[np.bool_]
@@ -94,8 +94,11 @@ class RecordedRun:
 
     @cached_property
     def rank_of(self) -> NDArray[np.int64]:
-        """Rank that hosts each agent, int64 [A]."""
-        return place(self.agents, self.ranks)
+        """Rank that hosts each agent in the newest launch, int64 [A]; as with `share` where that was not recorded."""
+        recorded = self.metrics.arrays.get("placement/rank")
+        if recorded is not None and recorded.max(initial=0) < self.ranks:
+            return recorded
+        return share(kind_numbers([self.agents]), self.ranks)
 
     @cached_property
     def graphs(self) -> tuple[dict[str, SliceGraph], ...]:

@@ -21,6 +21,9 @@ from parse_mpi.topology.matcha import Activation
 from parse_mpi.topology.mixing import MixingMatrix, side_by_side
 from parse_mpi.topology.schedules import Cut, ExactMean, Matcha, Schedule, Static, make_schedule
 
+LISTED_MEMBERS = 300
+SAMPLED_ROUNDS = 20
+
 
 @dataclass(frozen=True)
 class SliceGraph:
@@ -85,6 +88,28 @@ class SliceGraph:
         """int64[L, 2], rows (sender, receiver) in ascending order: every link that some round may use."""
         links = stacked(schedule.links() for schedule in self._schedules)
         return links[np.lexsort((links[:, 1], links[:, 0]))]
+
+    def usual_rounds(self) -> Iterator[tuple[Pairs, float, bool]]:
+        """What rounds are like on average: links int64[L, 2], the share of rounds that uses them, and whether together.
+
+        Each phase of a cycle is a set of links. Of graphs drawn anew each round every link stands for itself, with the
+        mean share of its group's; where more than LISTED_MEMBERS may all meet that would be too many, and a few rounds
+        stand for all.
+        """
+        for schedule in self._schedules:
+            if schedule.phases:
+                for phase in range(schedule.phases):
+                    yield schedule.at(phase).links(), 1.0 / schedule.phases, True
+            elif _is_too_dense(schedule):
+                for round_index in range(SAMPLED_ROUNDS):
+                    yield schedule.at(round_index).links(), 1.0 / SAMPLED_ROUNDS, True
+            elif len(links := schedule.links()):
+                yield links, schedule.active_degree() * len(schedule.members) / len(links), False
+
+    @property
+    def usually_sampled(self) -> bool:
+        """Whether `usual_rounds` gives but a sample of what may be drawn."""
+        return any(not schedule.phases and _is_too_dense(schedule) for schedule in self._schedules)
 
     def union_edges(self) -> Edges:
         """int64[E, 2], i < j, rows ascending: the same without their directions (for gossip, the base graph's)."""
@@ -173,6 +198,11 @@ class SliceGraph:
             return 0.0
         gap = schedule.gap()
         return 1.0 - (1.0 - gap) ** 2 if schedule.phases == 1 and not self.static else gap
+
+
+def _is_too_dense(schedule: Schedule) -> bool:
+    """Whether links of a schedule without phases are too many to be listed."""
+    return schedule.union.is_complete and len(schedule.members) > LISTED_MEMBERS
 
 
 def slice_graph(

@@ -245,6 +245,7 @@ def test_plan_of_1000_agents_sums_them_up(tmp_path):
 
 LIGHT = {
     "check": (["check", QUICKSTART], ["torch", "mpi4py", "matplotlib"]),
+    "check, minimum cut": (["check", QUICKSTART, "-n", "4", "--set", "placement=minimum-cut"], ["torch", "mpi4py"]),
     "plan": (["plan", QUICKSTART], ["mpi4py", "matplotlib"]),
     "status": (["status", "runs/none"], ["torch", "mpi4py", "matplotlib", "sklearn"]),
 }

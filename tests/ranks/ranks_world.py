@@ -98,3 +98,15 @@ def test_every_rank_gets_a_seat_and_all_know_it() -> None:
     assert [seat.agents for seat in seats] == [r + 1 for r in range(WORLD.size)]
     assert {seat.local_size for seat in seats} == {WORLD.size}
     assert sorted(seat.local_rank for seat in seats) == list(range(WORLD.size))
+
+
+class TwoHosts(World):
+    """A world in which even and odd ranks share a host each."""
+
+    def on_host(self) -> World:
+        return World(self.comm.Split(self.rank % 2))
+
+
+def test_every_rank_knows_the_node_of_all() -> None:
+    assert WORLD.nodes() == [0] * WORLD.size
+    assert TwoHosts(WORLD.comm).nodes() == [rank % 2 for rank in range(WORLD.size)]

@@ -396,6 +396,7 @@ def test_a_dumped_job_loads_as_an_equal_job(load, overrides):
         ("train.on_nonfinite=isolate", []),
         ("exchange=p2p", []),
         ("device=cpu", []),
+        ("placement=minimum-cut", []),
         ("seed=1", ["seed: 0 -> 1"]),
         ("agents.1.count=4", ["agents.1.count: 3 -> 4"]),
         (
@@ -419,7 +420,8 @@ def test_the_digest_covers_what_decides_the_trajectory(load, override, changes):
 def test_every_field_of_a_job_is_either_covered_by_the_digest_or_named_as_left_out(load):
     covered = {"seed", "data", "agents", "topology", "method", "events", "encoder", "encoders", "train"}
     covered |= {"mode", "engine", "dtype"}
-    assert set(Job.model_fields) - covered == {"name", "evaluate", "checkpoint", "exchange", "device"}
+    left_out = {"name", "evaluate", "checkpoint", "exchange", "placement", "device"}
+    assert set(Job.model_fields) - covered == left_out
 
 
 def test_beyond_256_ranks_a_node_writes_one_shard(load):

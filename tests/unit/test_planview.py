@@ -14,7 +14,9 @@ from parse_mpi.data.dataset import TEST, TRAIN, Dataset
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.jobfile import load_job
 from parse_mpi.plan import Plan, make_plan
+from parse_mpi.run.summary import size_text
 from parse_mpi.studies import plannotes, planview, tables
+from parse_mpi.studies.memory import first_routes, sent_bytes
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 SPARSE_GOSSIP = "topology={kind: random-gossip, base: erdos-renyi, probability: 0.5}"
@@ -141,6 +143,35 @@ def test_budget_overlap_and_rare_slices_are_said(capsys: pytest.CaptureFixture[s
     assert "order: consensus, rows travel while agents learn; exchange.progress: poll" in out
     planview.print_plan(*make("method.fusion=gated", "method.gate_sync=5"), all_agents=False)
     assert "every 5 rounds" in capsys.readouterr().out
+
+
+def test_placements_are_compared_and_the_chosen_one_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes are those that all ranks send in a round, as the table of ranks has them."""
+    for chosen in ("share", "contiguous", "minimum-cut"):
+        plan, dataset = make(f"placement={chosen}", "topology={kind: torus}", ranks=4)
+        planview.print_plan(plan, dataset, all_agents=False)
+        out = capsys.readouterr().out
+        lines = [line.split() for line in out[out.index("Placements (") : out.index("communicators: ")].splitlines()]
+        names = ("share", "contiguous", "round-robin", "by-modality", "minimum-cut")
+        rows = {line[0]: line[1:] for line in lines if line and line[0] in names}
+        assert tuple(rows) == names
+        assert [name for name, cells in rows.items() if cells[0] == "*"] == [chosen]
+        sent = [sent_bytes(plan, rank, first_routes(plan, rank)) for rank in range(4)]
+        assert " ".join(rows[chosen][1:5]) == f"{size_text(sum(sent))} {size_text(max(sent))}"
+        assert "between nodes" not in out
+
+
+def test_with_nodes_the_table_has_bytes_between_them(capsys: pytest.CaptureFixture[str]) -> None:
+    jobfile = load_job(QUICKSTART, ["placement=minimum-cut"])
+    dataset = load_dataset(jobfile.job.data, jobfile.job.seed)
+    plan = make_plan(jobfile, dataset, 3, [0, 0, 1])
+    planview.print_plan(plan, dataset, all_agents=False)
+    assert "between nodes" in capsys.readouterr().out
+
+
+def test_one_rank_has_nothing_to_place(capsys: pytest.CaptureFixture[str]) -> None:
+    planview.print_plan(*make(), all_agents=False)
+    assert "Placements" not in capsys.readouterr().out
 
 
 def test_every_phase_of_a_cycle_has_its_communicator(capsys: pytest.CaptureFixture[str]) -> None:
