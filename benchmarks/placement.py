@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/placement.py
 
-rows: of agents that all mix on one graph, in a round. MB: of the quickstart job with 32 agents of each kind, whose slices
-mix on four graphs. Ranks are on nodes of four. work: of the heaviest rank, as a multiple of the mean. CPU seconds.
+rows: of agents that all mix on one graph, in a round. MB: of the quickstart job with 32 agents of each kind, whose
+slices mix on four graphs. Ranks are on nodes of four. work: of the heaviest rank, as a multiple of the mean. seconds:
+of the processor.
 """
 
 import time

@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("-n", "--ranks", type=int, default=1, help="ranks that it is to run on (default 1)")
     plan.add_argument("--agents", action="store_true", help="list every agent, however many there are")
     plan.add_argument(
-        "--ranks-per-node", type=int, metavar="N", help="ranks that share a node (default: all are on one)"
+        "--ranks-per-node", type=_count, metavar="N", help="ranks that share a node (default: all are on one)"
     )
 
     run = _add(commands, "run", run_job, "train, or go on where the last launch stopped; under mpiexec or srun")
@@ -224,10 +224,9 @@ def check_job(options: argparse.Namespace) -> int:
 def plan_job(options: argparse.Namespace) -> int:
     from parse_mpi.studies.planview import print_plan
 
-    per_node = options.ranks_per_node or options.ranks
-    if per_node < 1:
-        raise ParseMpiError(f"--ranks-per-node {per_node}: a node has at least one rank")
-    _, dataset, plan = _load_plan(options, [rank // per_node for rank in range(options.ranks)])
+    per_node = options.ranks_per_node
+    nodes = [rank // per_node for rank in range(options.ranks)] if per_node else ()
+    _, dataset, plan = _load_plan(options, nodes)
     print_plan(plan, dataset, options.agents)
     return EXIT_OK
 
@@ -436,6 +435,12 @@ def _levels(text: str) -> dict[str, str]:
     if len(levels) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text!r} names two levels of an axis; start one command for each")
     return levels
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of ranks; a node has 1 or more")
+    return int(text)
 
 
 def _round(text: str) -> int:

@@ -243,6 +243,16 @@ def test_plan_of_1000_agents_sums_them_up(tmp_path):
     assert len(listed.splitlines()) > 1000
 
 
+def test_plan_tells_nodes_apart(capsys):
+    assert main(["plan", str(QUICKSTART), "-n", "5", "--ranks-per-node", "2", "--set", "placement=minimum-cut"]) == 0
+    out = capsys.readouterr().out
+    assert "between nodes" in out
+    assert "minimum-cut *" in out
+    with pytest.raises(SystemExit):
+        main(["plan", str(QUICKSTART), "-n", "5", "--ranks-per-node", "0"])
+    assert "'0' is not a number of ranks; a node has 1 or more" in capsys.readouterr().err
+
+
 LIGHT = {
     "check": (["check", QUICKSTART], ["torch", "mpi4py", "matplotlib"]),
     "check, minimum cut": (["check", QUICKSTART, "-n", "4", "--set", "placement=minimum-cut"], ["torch", "mpi4py"]),

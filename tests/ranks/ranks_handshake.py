@@ -51,7 +51,7 @@ def make(changes: dict[str, Any], seed: int = 0) -> Plan:
         plan = make_plan(jobfile, load_dataset(jobfile.job.data, 0), WORLD.size)
     rank_of = stream(seed, "rank of").integers(0, WORLD.size, len(plan.agents))
     for era in plan.eras:
-        object.__setattr__(era, "rank_of", rank_of)
+        object.__setattr__(era, "hosts", lambda: rank_of)
     return plan
 
 
