@@ -174,7 +174,8 @@ def make_parser() -> argparse.ArgumentParser:
         "In Python: parse_mpi.load_agent(RUN, ID).predict(samples)."
     )
 
-    _add(commands, "doctor", examine, "is this environment fit to run? start it alone or under mpiexec / srun")
+    doctor = _add(commands, "doctor", examine, "is this environment fit to run? start it alone or under mpiexec / srun")
+    doctor.add_argument("--out", type=Path, metavar="DIR", help="also try whether a run's files would be safe there")
     return parser
 
 
@@ -319,7 +320,7 @@ def predict_samples(options: argparse.Namespace) -> int:
 def examine(options: argparse.Namespace) -> int:
     from parse_mpi.run.doctor import examine as examine_environment
 
-    return examine_environment()
+    return examine_environment(options.out)
 
 
 def _launch(owner: Sighting | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +117,21 @@ def test_bandwidth_limits_the_exchange(tmp_path: Path) -> None:
         (answer,) = ask(network, [rounds(1.0)], tmp_path / "log", LIMIT_S)
     least_s = 8e-6 * answer["sent_bytes"].max() / 6 / RATE_MBIT
     assert 0.9 * least_s < np.median(answer["travel_s"].max(axis=0)) < 10 * least_s
+
+
+def test_the_doctor_sees_hosts_and_measures_between_them(tmp_path: Path) -> None:
+    doctor = [sys.executable, "-m", "parse_mpi", "doctor", "--out", str(tmp_path)]
+    with Network(2, tmp_path, DELAY_S) as network:
+        outcome = run(3, doctor, tmp_path / "log", LIMIT_S, OVER_TCP, network.mpiexec)
+    assert outcome.code == 0, outcome
+    said = outcome.logs[0]
+    assert re.search(r"ok   links +ranks 0 and 2, on one host: ", said)
+    between = re.search(r"note links +ranks 0 and 1, on two hosts: ([0-9.]+) µs,.* looks like Ethernet", said)
+    assert between
+    assert 1e-6 * float(between[1]) > DELAY_S
+    assert re.search(r"ok   binding +node1: rank 1 on core", said)
+    assert re.search(r" binding +node0: (2 ranks, not bound|ranks share|cores of their own)", said)
+    assert re.search(r"ok   directory .* 3 ranks see the same", said)
 
 
 def test_nothing_is_left_of_a_network_whose_owner_is_killed(tmp_path: Path) -> None:
