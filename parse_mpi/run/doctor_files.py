@@ -54,23 +54,19 @@ def check_directory(ranks: Ranks, out: Path) -> Iterator[Finding]:
         return
     scratch = Path(made)
     try:
-        problem, flush_s = _try_out(ranks, scratch)
+        problem, flush_s = _try_out(ranks, scratch)  # when it returns, all ranks are done
     finally:
-        ranks.barrier()
         if ranks.rank == 0:
             shutil.rmtree(scratch, ignore_errors=True)
-    name = (
-        f"{folder} ({file_system(folder) or 'unknown file system'}, {shutil.disk_usage(folder).free / 1e9:.0f} GB free)"
-    )
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    name = f"{folder} ({file_system(folder) or 'unknown file system'}, {free_gb:.0f} GB free)"
     if problem:
         yield Finding("FAIL", "directory", f"{name}: {problem}", ANOTHER)
         return
     seen = f", {ranks.size} ranks see the same" if ranks.size > 1 else ""
     text = f"{name}: fsync of 1 MB takes {1e3 * flush_s:.1f} ms, renames are atomic, O_EXCL holds{seen}"
     if flush_s > SLOW_FLUSH_S:
-        yield Finding(
-            "note", "directory", text, "checkpoints will be slow here: a faster file system, or fewer of them"
-        )
+        yield Finding("note", "directory", text, "choose a faster file system, or save fewer checkpoints")
     else:
         yield Finding("ok", "directory", text)
 
@@ -85,11 +81,26 @@ def _make_scratch(folder: Path) -> tuple[str, str]:
 
 def _try_out(ranks: Ranks, scratch: Path) -> tuple[str, float]:
     """What is wrong with the file system, "" if nothing is, and how long the slowest rank took to flush a file."""
-    from parse_mpi.storage.probe import create_alone, flush_seconds, torn_renames
-
     blind = [rank for rank, sees in enumerate(ranks.all_json(scratch.is_dir())) if not sees]
     if blind:
         return f"ranks {blind} do not see what rank 0 has made there; hosts must share it", 0.0
+    failures, flushes, torn, created = zip(*ranks.all_json(_trials(ranks, scratch)), strict=True)
+    for rank, failure in enumerate(failures):
+        if failure:
+            return f"rank {rank}: {failure}", 0.0
+    if any(torn):
+        return f"renames are not atomic: readers saw {sum(torn)} files that were not whole", 0.0
+    times = [sum(by_rank) for by_rank in zip(*created, strict=True)]
+    if any(count != 1 for count in times):
+        return f"O_EXCL does not hold: one file was created up to {max(times)} times", 0.0
+    return "", max(flushes)
+
+
+def _trials(ranks: Ranks, scratch: Path) -> tuple[str, float, int, list[int]]:
+    """This rank's part: what failed, seconds of a flush, files seen that were not whole, and how often this rank
+    created each of some files that all ranks try to create at once."""
+    from parse_mpi.storage.probe import create_alone, flush_seconds, torn_renames
+
     failure, flush_s, torn, created = "", 0.0, 0, []
     for k in range(CLAIMS):
         ranks.barrier()
@@ -102,13 +113,4 @@ def _try_out(ranks: Ranks, scratch: Path) -> tuple[str, float]:
         torn = torn_renames(scratch, f"renamed-{ranks.rank}")
     except OSError as error:
         failure = f"flushing and renaming a file: {error.strerror}"
-    told = ranks.all_json([failure, flush_s, torn, created])
-    for rank, (what, _, torn, _) in enumerate(told):
-        if what:
-            return f"rank {rank}: {what}", 0.0
-        if torn:
-            return f"rank {rank}: renames are not atomic: a reader saw {torn} files that were not whole", 0.0
-    claims = [sum(by_rank) for by_rank in zip(*(created for *_, created in told), strict=True)]
-    if any(count != 1 for count in claims):
-        return f"O_EXCL does not hold: one file was created up to {max(claims)} times", 0.0
-    return "", max(flush_s for _, flush_s, _, _ in told)
+    return failure, flush_s, torn, created

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def check_ranks(world: World) -> Iterator[Finding]:
     has_torch = world.all_agree("torch" in sys.modules)
     if has_torch and world.size > 1:
         yield from _check_seats(world)
-        yield from _check_binding(world)
+    yield from _check_binding(world)
     yield from _check_limits()
     yield from _check_links(world)
     if has_torch:
@@ -71,8 +72,8 @@ def binding(host: str, cores_of: dict[int, list[int]]) -> Finding:
     each = [f"rank {rank} on {core_list(allowed)}" for rank, allowed in cores_of.items()]
     if len(each) == 1:
         return Finding("ok", "binding", f"{host}: {each[0]}")
-    everything = [core for allowed in cores_of.values() for core in allowed]
-    shared = sorted({core for core in everything if everything.count(core) > 1})
+    ranks_on = Counter(core for allowed in cores_of.values() for core in allowed)
+    shared = sorted(core for core, count in ranks_on.items() if count > 1)
     if not shared:
         return Finding("ok", "binding", f"{host}: cores of their own: {', '.join(each)}")
     step = "to bind them: srun --cpu-bind=cores, mpiexec -bind-to core (MPICH), mpiexec --bind-to core (Open MPI)"
@@ -102,9 +103,8 @@ def _check_limits() -> Iterator[Finding]:
         text = f"no row above 2 GiB ({row}): a slice of an agent, or what of it travels at once, must stay below that"
         yield Finding("note", "large counts", text, "another MPI (MPICH), or exchange.budget_bytes_per_link in the job")
     elif counts := refuses_large_counts():
-        yield Finding(
-            "ok", "large counts", f"not of single items ({counts}), but rows are counted whole: no limit here"
-        )
+        text = f"not of single items ({counts}), but rows are counted whole: no limit here"
+        yield Finding("ok", "large counts", text)
     else:
         yield Finding("ok", "large counts", "more than 2^31-1 items in a message")
     survives = survives_lost_ranks(os.environ)
@@ -145,5 +145,5 @@ def _check_cuda(world: World) -> Finding:
         return Finding("ok", "GPU memory", "MPI says it takes it (CUDA-aware); no GPU here to try it with")
     if wrong := wrong_from_device(world, torch.device("cuda", torch.cuda.current_device())):
         text = f"MPI says it takes it (CUDA-aware), but: {'; '.join(wrong[:4])}"
-        return Finding("note", "GPU memory", text, "nothing: rows go through pinned host memory")
+        return Finding("note", "GPU memory", text, "nothing to do: rows go through pinned host memory")
     return Finding("ok", "GPU memory", "MPI takes it (CUDA-aware); rows go through pinned host memory all the same")
