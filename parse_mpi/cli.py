@@ -211,7 +211,8 @@ def make_parser() -> argparse.ArgumentParser:
     sbatch.add_argument("--site", type=Path, metavar="FILE", help="site file (default $PARSE_MPI_SITE, else defaults)")
     sbatch.add_argument("--submit", action="store_true", help="hand the script to sbatch instead of printing it")
 
-    _add(commands, "doctor", examine, "is this environment fit to run? start it alone or under mpiexec / srun")
+    doctor = _add(commands, "doctor", examine, "is this environment fit to run? start it alone or under mpiexec / srun")
+    doctor.add_argument("--out", type=Path, metavar="DIR", help="also try whether a run's files would be safe there")
     return parser
 
 
@@ -398,7 +399,7 @@ def make_batch_script(options: argparse.Namespace) -> int:
 def examine(options: argparse.Namespace) -> int:
     from parse_mpi.run.doctor import examine as examine_environment
 
-    return examine_environment()
+    return examine_environment(options.out)
 
 
 def _launch(owner: Sighting | None) -> str:

