@@ -438,12 +438,6 @@ def _levels(text: str) -> dict[str, str]:
     return levels
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of ranks; a node has 1 or more")
-    return int(text)
-
-
 def _round(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a round; rounds count from 1")
