@@ -39,7 +39,7 @@ def gather(
         compare=spec.compare,
         cells=tuple(_cell(out, trial, known.get(trial.name)) for trial in cells),
         tuning=dict(choices),
-        provenance=_provenance(study, (run_of(out, trial).provenance_path for trial in cells)),
+        provenance=provenance(study.text, (run_of(out, trial).provenance_path for trial in cells)),
     )
 
 
@@ -64,15 +64,18 @@ def _cell(out: Path, trial: Trial, known: NoResult | None) -> Cell:
     )
 
 
-def _provenance(study: StudyFile, records: Iterable[Path]) -> dict[str, str]:
-    """When and how the study was collected, and from what its cells were run: every commit and machine among them."""
+def provenance(text: str, records: Iterable[Path]) -> dict[str, str]:
+    """When and how a study was collected, and from what its launches were made: every commit and machine among them.
+
+    text: of the study file. records: provenance.yaml of each launch.
+    """
     launches = [launch for record in records for launch in _launches(record)]
     told = {key: list(dict.fromkeys(_told(launch.get(key)) for launch in launches)) for key in OF_LAUNCHES}
     return {
         "time": utc_now(),
         "command": " ".join(sys.argv),
         **{key: "; ".join(filter(None, values)) for key, values in told.items()},
-        "study": study.text,
+        "study": text,
     }
 
 
