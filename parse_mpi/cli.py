@@ -123,6 +123,13 @@ def make_parser() -> argparse.ArgumentParser:
     _add_job(plan)
     plan.add_argument("-n", "--ranks", type=int, default=1, help="ranks that it is to run on (default 1)")
     plan.add_argument("--agents", action="store_true", help="list every agent, however many there are")
+    ahead = plan.add_argument_group("predictions", "how long a round takes on more nodes; prints these tables alone")
+    ahead.add_argument("--predict", type=_count, metavar="NODES", help="on 1, 2, 4, ... up to so many nodes")
+    ahead.add_argument("--costs", type=Path, metavar="FILE", help="scaling.h5 of `parse-mpi scaling`: what costs what")
+    ahead.add_argument("--site", type=Path, metavar="FILE", help="site file: its `network`, where it was not measured")
+    ahead.add_argument(
+        "--ranks-per-node", type=_count, metavar="N", help="default: as many as a measured host has cores for"
+    )
 
     run = _add(commands, "run", run_job, "train, or go on where the last launch stopped; under mpiexec or srun")
     _add_job(run)
@@ -215,7 +222,23 @@ def plan_job(options: argparse.Namespace) -> int:
     from parse_mpi.studies.planview import print_plan
 
     _, dataset, plan = _load_plan(options)
+    if options.predict is not None:
+        return _predict_rounds(options, dataset, plan)
     print_plan(plan, dataset, options.agents)
+    return EXIT_OK
+
+
+def _predict_rounds(options: argparse.Namespace, dataset: Dataset, plan: Plan) -> int:
+    from parse_mpi.scaling.predict import outlooks, plans_by_topology, read_costs
+    from parse_mpi.studies.predictionview import print_predictions
+
+    if options.costs is None:
+        raise ParseMpiError("--predict needs --costs FILE, the scaling.h5 that `parse-mpi scaling` writes")
+    costs = read_costs(options.costs, options.site)
+    per_node = options.ranks_per_node or max(1, costs.cores // costs.threads)
+    plans, own, unfit = plans_by_topology(options.job, options.set, dataset, plan.job)
+    found = list(outlooks(plans, own, costs, options.predict, per_node))
+    print_predictions(plan, costs, options.predict, found, unfit)
     return EXIT_OK
 
 
@@ -414,6 +437,12 @@ def _levels(text: str) -> dict[str, str]:
 def _round(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a round; rounds count from 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
     return int(text)
 
 

@@ -135,19 +135,19 @@ def _error_table(held: Sequence[HeldOut], model: CostModel, scaling: Scaling) ->
         for point in held
     ]
     columns = [*SIZE, "measured", "fitted", "error", "held out", "error held out"]
-    return Table("Cost model against measurements", columns, rows, note=error_text(held))
+    note = f"Milliseconds a round. Held out: each size predicted from all others; {error_text(held)}."
+    return Table("Cost model against measurements", columns, rows, note=note)
 
 
 def error_text(held: Sequence[HeldOut]) -> str:
     """How good predictions of points are that the model has not seen."""
     errors = np.abs([point.error for point in held])
     known = errors[np.isfinite(errors)]
-    told = "Milliseconds a round. Held out: each size predicted from all others."
     if not len(known):
-        return f"{told} No size could be held out."
+        return "no size could be held out"
     worst = f"median error {np.median(known):.0%}, largest {known.max():.0%} ({counted(len(known), 'size')})"
     unknown = len(errors) - len(known)
-    return f"{told} There: {worst}" + (f"; {counted(unknown, 'size')} alone of a kind." if unknown else ".")
+    return worst + (f"; {counted(unknown, 'size')} alone of a kind" if unknown else "")
 
 
 def _size(point: PointSummary) -> list[str]:
