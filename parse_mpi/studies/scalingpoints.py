@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parse_mpi.scaling.scalingfile import EVERY_ROUND, Measured, Scaling
+from parse_mpi.scaling.scalingfile import Measured, Scaling
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,6 @@ def is_crowded(result: Measured) -> bool:
     """Whether a host had more compute threads than cores."""
     threads = np.bincount(result.node_of, weights=result.threads)
     return bool((threads[result.node_of] > result.host_cores).any())
-
-
-def rare_phases(points: Sequence[PointSummary]) -> list[str]:
-    """Phases that most rounds do not have."""
-    return [name for name in points[0].phase_s if name not in EVERY_ROUND]
 
 
 def _against(kind: str, first: PointSummary | None, gain: float, ranks: int, agents: int) -> tuple[float, float]:

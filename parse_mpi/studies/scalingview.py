@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, NullLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from parse_mpi.scaling.costmodel import fit, hold_out, samples_of
-from parse_mpi.scaling.scalingfile import Scaling
+from parse_mpi.scaling.scalingfile import EVERY_ROUND, Scaling
 from parse_mpi.studies.costs import PHASE_COLOURS
 from parse_mpi.studies.scalingpoints import PointSummary
 from parse_mpi.studies.style import PALETTE, dress, new_figure
@@ -37,14 +39,14 @@ def _curve_figure(scaling: Scaling, curve: str, points: Sequence[PointSummary]) 
     time.errorbar(x, middle, (middle - low, high - middle), marker="o", color=PALETTE[0], capsize=3, label="measured")
     time.plot(x, _ideal(kind, points), color=PALETTE[7], linestyle="--", label="ideal")
     time.set_yscale("log")
-    time.yaxis.set_major_formatter(EngFormatter("s"))
+    _count_seconds(time.yaxis, low)
     dress(time, "A round: median and quartiles", along, "time")
     time.legend(fontsize=8, frameon=False)
     share.plot(x, [point.efficiency for point in points], marker="o", color=PALETTE[0], label="efficiency")
     peak = share.twinx()
     peak.plot(x, [point.peak_bytes for point in points], marker="s", color=PALETTE[1], label="peak memory")
     peak.yaxis.set_major_formatter(EngFormatter("B"))
-    peak.set_ylim(bottom=0)
+    peak.set_ylim(0, 1.1 * max(point.peak_bytes for point in points))
     peak.tick_params(labelsize=8)
     dress(share, "Efficiency, and memory of the largest rank", along, "")
     share.set_ylim(0, 1.1 * max(1.0, *(point.efficiency for point in points)))
@@ -61,10 +63,10 @@ def _curve_figure(scaling: Scaling, curve: str, points: Sequence[PointSummary]) 
 
 
 def _draw_phases(axes: Axes, points: Sequence[PointSummary], along: str, per_agent: bool) -> None:
-    """A bar for each point; per agent where the number of agents is what grows."""
+    """A bar for each point, of the phases that every round has; per agent where these are what grows."""
     scale = np.array([1.0 / point.agents if per_agent else 1.0 for point in points])
     bottom = np.zeros(len(points))
-    for k, name in enumerate(points[0].phase_s):
+    for k, name in enumerate(EVERY_ROUND):
         height = scale * np.array([point.phase_s[name] for point in points])
         label = name.replace("_", " ")
         axes.bar(range(len(points)), height, 0.7, bottom, label=label, color=PHASE_COLOURS[k % len(PHASE_COLOURS)])
@@ -90,10 +92,17 @@ def _model_figure(scaling: Scaling) -> Figure:
     axes.plot(ends, ends, color=PALETTE[7], linewidth=0.8)
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(EngFormatter("s"))
+        _count_seconds(axis, measured)
     dress(axes, "A round", "measured", "predicted")
     axes.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _count_seconds(axis: Axis, values: NDArray[np.float64]) -> None:
+    """Seconds along a logarithmic axis, also between powers of ten where there is at most one of these."""
+    axis.set_major_formatter(EngFormatter("s"))
+    axis.set_minor_formatter(EngFormatter("s") if values.max() < 10 * values.min() else NullFormatter())
+    axis.set_tick_params(which="minor", labelsize=7)
 
 
 def _ideal(kind: str, points: Sequence[PointSummary]) -> list[float]:
