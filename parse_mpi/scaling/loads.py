@@ -61,7 +61,7 @@ def rank_loads(plan: Plan, rank_of: NDArray[np.int64], node_of: NDArray[np.int64
     agents, work = _work(plan, rank_of, ranks)
     moved, messages, sent = np.zeros(ranks), np.zeros((2, ranks)), np.zeros((2, ranks))
     schedules = {graph.name: _schedule(plan, graph) for graph in plan.averaged_graphs}
-    rounds = _rounds(plan)
+    rounds = counted_rounds(plan)
     for graph in plan.averaged_graphs:
         for round_index in range(rounds):
             for lane in schedules[graph.name].lanes(round_index):
@@ -95,7 +95,7 @@ def _schedule(plan: Plan, graph: SliceGraph) -> WholeRows:
     return Budget(plan, limit).schedule(graph) if limit else WholeRows(plan, graph)  # type: ignore[return-value]
 
 
-def _rounds(plan: Plan) -> int:
+def counted_rounds(plan: Plan) -> int:
     """How many rounds show all that can happen."""
     if plan.job.exchange.budget_bytes_per_link or any(graph.phases == 0 for graph in plan.graphs.values()):
         return ROUNDS

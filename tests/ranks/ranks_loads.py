@@ -13,7 +13,7 @@ from small_jobs import make_trainer
 from parse_mpi.exchange.neighbourhood import GraphExchange
 from parse_mpi.exchange.sheaf import SheafExchange
 from parse_mpi.exchange.world import World
-from parse_mpi.scaling.loads import ROUNDS, rank_loads
+from parse_mpi.scaling.loads import counted_rounds, rank_loads
 
 WORLD = World(MPI.COMM_WORLD.Dup())
 TWO_NODES = np.arange(WORLD.size) // 2  # pretended: ranks 0 and 1 on the first
@@ -42,14 +42,15 @@ pytestmark = pytest.mark.mpi
 def test_loads_are_what_rounds_send(changes: dict[str, Any], tmp_path: Path) -> None:
     trainer, plan, _ = make_trainer(tmp_path, changes, world=WORLD)
     counted = dict.fromkeys(("messages_within", "bytes_within", "messages_between", "bytes_between"), 0.0)
-    for round_index in range(ROUNDS):
+    rounds = counted_rounds(plan)
+    for round_index in range(rounds):
         trainer.train_round(round_index)
         for exchange in trainer.now.exchanges:
             for peer, messages in _messages(exchange):
-                counted[f"messages_{_where(peer)}"] += messages / ROUNDS
+                counted[f"messages_{_where(peer)}"] += messages / rounds
             for by_peer in exchange.sent_bytes().values():
                 for peer, size_bytes in by_peer.items():
-                    counted[f"bytes_{_where(peer)}"] += size_bytes / ROUNDS
+                    counted[f"bytes_{_where(peer)}"] += size_bytes / rounds
     loads = rank_loads(plan, plan.rank_of, TWO_NODES)
     told = {name: getattr(loads, name)[WORLD.rank] for name in counted}
     trainer.close()
