@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_mpi.data.sources import load_dataset
-from parse_mpi.errors import JobError, StorageError
+from parse_mpi.errors import JobError, StorageError, counted
 from parse_mpi.plan import Plan, make_plan
 from parse_mpi.scaling.loads import Loads, rank_loads
 from parse_mpi.scaling.points import Point
@@ -34,6 +34,11 @@ class Collector:
         host = metrics["ending/host"]
         if len(host) != point.ranks:
             raise StorageError(f"{run.path}: ran on {len(host)} ranks, not {point.ranks}; remove it to run it anew")
+        if (nodes := len(np.unique(host))) != point.nodes:
+            raise StorageError(
+                f"{run.path}: ran on {counted(nodes, 'node')}, not {point.nodes}; remove it, and tell mpiexec hosts "
+                "(`launch.options`) or run it in an allocation"
+            )
         kept = measured_rounds(metrics, run, self.warm_up)
         if not kept.any():
             raise StorageError(f"{run.path}: no round is left after a warm-up of {self.warm_up}; raise `rounds`")

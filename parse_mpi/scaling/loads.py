@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parse_mpi.data.sampler import widest_batch
-from parse_mpi.exchange.budget import Budget
+from parse_mpi.exchange.budget import Budget, GraphBudget
 from parse_mpi.exchange.lanes import Lane, WholeRows
 from parse_mpi.plan import Plan
 from parse_mpi.topology.slice_graph import SliceGraph
@@ -90,9 +90,9 @@ def _work(plan: Plan, rank_of: NDArray[np.int64], ranks: int) -> tuple[Numbers, 
     return agents.astype(np.float64), total.astype(np.float64)
 
 
-def _schedule(plan: Plan, graph: SliceGraph) -> WholeRows:
+def _schedule(plan: Plan, graph: SliceGraph) -> WholeRows | GraphBudget:
     limit = plan.job.exchange.budget_bytes_per_link
-    return Budget(plan, limit).schedule(graph) if limit else WholeRows(plan, graph)  # type: ignore[return-value]
+    return Budget(plan, limit).schedule(graph) if limit else WholeRows(plan, graph)
 
 
 def counted_rounds(plan: Plan) -> int:

@@ -103,9 +103,7 @@ def read_costs(path: Path, site: Path | None) -> Costs:
     )
 
 
-def outlooks(
-    plans: Mapping[str, Plan], own: str, costs: Costs, nodes: int, ranks_per_node: int
-) -> Iterator[Outlook]:  # fmt: skip
+def outlooks(plans: Mapping[str, Plan], own: str, costs: Costs, nodes: int, ranks_per_node: int) -> Iterator[Outlook]:
     """For every plan and placement. Raises ParseMpiError where nothing is known of the network between nodes."""
     if nodes > 1 and not costs.model.network:
         raise ParseMpiError(

@@ -17,9 +17,7 @@ from parse_mpi.studies.tables import make_table, open_console
 FAR = "~"  # marks an extrapolation
 
 
-def print_predictions(
-    plan: Plan, costs: Costs, nodes: int, found: Sequence[Outlook], unfit: Mapping[str, str]
-) -> None:  # fmt: skip
+def print_predictions(plan: Plan, costs: Costs, nodes: int, found: Sequence[Outlook], unfit: Mapping[str, str]) -> None:
     """Print all topologies and placements by nodes, those of the job in detail, and what to think of them.
 
     nodes: the most that were asked for. unfit: topologies that don't suit the job, with the reason.
@@ -70,9 +68,7 @@ def _detail(outlook: Outlook) -> Table:
     return make_table(title, columns, ("extrapolated",), rows)
 
 
-def _notes(
-    plan: Plan, costs: Costs, nodes: int, found: Sequence[Outlook], unfit: Mapping[str, str]
-) -> list[str]:  # fmt: skip
+def _notes(plan: Plan, costs: Costs, nodes: int, found: Sequence[Outlook], unfit: Mapping[str, str]) -> list[str]:
     network = {FITTED: "fitted to the same measurements", "": "not needed on one node"}
     lines = [
         f"costs: {costs.source}, measured with job {costs.job}; of sizes held out {error_text(costs.held_out)}",
@@ -90,9 +86,7 @@ def _notes(
         lines.append("the job has several eras; this is the first")
     if (last := found[0].predictions[-1]).nodes < nodes:
         lines.append(f"{nodes} nodes: at {last.ranks // last.nodes} a node, more ranks than agents")
-    if unfit:
-        lines.append(f"topologies that do not suit this job: {', '.join(unfit)}")
-    return lines
+    return lines + [f"{topology} does not suit this job: {reason}" for topology, reason in unfit.items()]
 
 
 def _ms(prediction: Prediction) -> str:

@@ -88,9 +88,8 @@ def hidden_share(results: Sequence[Measured]) -> float:
     """Of the time that rows were under way, what no rank spent waiting for them."""
     if results[0].node_of.size == 1:
         return float("nan")
-    travel, wait = (sum(float(values.sum()) for values in of) for of in (
-        (result.travel_seconds for result in results), (result.of("wait") for result in results)
-    ))  # fmt: skip
+    travel = sum(float(result.travel_seconds.sum()) for result in results)
+    wait = sum(float(result.of("wait").sum()) for result in results)
     return 1.0 - wait / travel if travel else float("nan")
 
 

@@ -124,6 +124,16 @@ def test_a_run_on_other_ranks_is_no_measurement_of_the_point(tmp_path, started, 
     assert "ran on 1 ranks, not 2; remove it to run it anew" in capsys.readouterr().err
 
 
+def test_a_run_on_fewer_nodes_is_no_measurement_of_the_point(tmp_path, started, capsys):
+    spread = {"strong": {"ranks": [2], "ranks_per_node": 1}}
+    study, out = write_scaling_study(tmp_path, {"curves": spread}), tmp_path / "out"
+    words = ScalingStudy(study, out).command(ScalingStudy(study, out).points[0])
+    done = run(2, [sys.executable, "-m", "parse_mpi", *words[1:]], tmp_path / "logs", limit_s=120)
+    assert done.code == 0, done
+    assert main(["scaling", str(study), "--out", str(out), "--report"]) == 7
+    assert "ran on 1 node, not 2; remove it, and tell mpiexec hosts" in capsys.readouterr().err
+
+
 def test_a_sigterm_ends_the_launch_and_the_same_command_goes_on(tmp_path):
     changes = {"rounds": 100_000, "curves": {"strong": {"ranks": [2]}}}
     study, out = write_scaling_study(tmp_path, changes, {"evaluate": {"every": 10**6}}), tmp_path / "out"

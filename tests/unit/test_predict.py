@@ -18,6 +18,7 @@ from parse_mpi.data.sources import load_dataset
 from parse_mpi.jobfile import load_job
 from parse_mpi.plan import make_plan
 from parse_mpi.run.phases import PHASES
+from parse_mpi.scaling import predict
 from parse_mpi.scaling.costmodel import CostModel, Demand, crowding, demand_of
 from parse_mpi.scaling.loads import Loads, rank_loads
 from parse_mpi.scaling.predict import (
@@ -26,6 +27,7 @@ from parse_mpi.scaling.predict import (
     Costs,
     Outlook,
     Prediction,
+    links,
     node_counts,
     outlooks,
     plans_by_topology,
@@ -129,6 +131,21 @@ def test_predictions_are_the_sum_of_what_each_part_costs(tmp_path: Path) -> None
     assert [p.nodes for p in ring.predictions] == [1, 2, 3]
     first, last = ring.predictions[0], ring.predictions[-1]
     assert ring.efficiency(last) == pytest.approx(first.round_s / (3 * last.round_s))
+
+
+def test_graphs_with_too_many_links_are_left_out_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crowd = load_job(QUICKSTART, ["topology=complete", "agents.0.count=4980"]).job
+    assert links(crowd) == 25e6
+    assert links(load_job(QUICKSTART, ["topology=erdos-renyi"]).job) == pytest.approx(0.3 * 900)
+    assert links(load_job(QUICKSTART).job) == 0
+    monkeypatch.setattr(predict, "MOST_LINKS", 899)
+    costs = write_costs(tmp_path, ONE_NODE)
+    assert main(["plan", str(QUICKSTART), "--predict", "1", "--costs", str(costs)]) == 0
+    out = capsys.readouterr().out
+    assert "complete does not suit this job: too many links to count" in out
+    assert "erdos-renyi does not" not in out
 
 
 def test_a_slower_network_is_never_faster(tmp_path: Path) -> None:
