@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ Train many decentralised multimodal agents with PARSE on MPI ranks.
   parse-mpi plan   jobs/quickstart.yaml -n 4                    who runs where, what travels, how much memory
   mpiexec -n 4 parse-mpi run jobs/quickstart.yaml --out RUN     train; the same command resumes
   parse-mpi compare jobs/studies/quick-compare.yaml --out DIR   many runs for one question: tables with intervals
+  parse-mpi scaling jobs/scaling/quickstart.yaml --out DIR      how fast on more ranks, nodes, agents
   parse-mpi status RUN                                          how far it is (exit 75: to be continued)
   parse-mpi verify RUN                                          is all that it wrote still what it wrote?
   parse-mpi inspect RUN                                         what its newest checkpoint holds
@@ -81,6 +83,20 @@ slurm/site.yaml, fill it in, and name it by --site or in $PARSE_MPI_SITE. The jo
   parse-mpi sbatch JOB --out RUN --nodes 4 --submit               a run on four nodes, requeued until it is done
   parse-mpi sbatch JOB --out 'runs/{index}' --set 'seed={index}' --array 1-10      a run for each index
   parse-mpi sbatch STUDY --out DIR --array 1-20 --submit          a share of the study's cells in each task
+"""
+
+
+SCALING = """\
+Measure a job along curves: the same agents on more ranks (strong), the same agents on each rank (weak), more agents on
+one rank (group). Every point is launched several times, one launch at a time; the first rounds of each do not count.
+
+  parse-mpi scaling STUDY --out DIR            run what is not finished, then DIR/scaling.h5, tables and pictures
+  parse-mpi scaling STUDY --out DIR --plan     a command for each point that is not finished, to be run elsewhere
+  parse-mpi scaling STUDY --out DIR --report   the results of what has finished so far, wherever it ran
+
+The same command goes on after a stop. DIR/scaling.h5 also feeds `parse-mpi plan JOB --predict NODES --costs FILE`.
+
+Exit codes: 0 done, 7 points failed, 75 points are left, 2 the study is wrong.
 """
 
 
@@ -119,8 +135,12 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("-n", "--ranks", type=int, default=1, help="ranks that it is to run on (default 1)")
     plan.add_argument("--agents", action="store_true", help="list every agent, however many there are")
     plan.add_argument(
-        "--ranks-per-node", type=_count, metavar="N", help="ranks that share a node (default: all are on one)"
+        "--ranks-per-node", type=_count, metavar="N", help="ranks on each node (default: all on one node)"
     )
+    ahead = plan.add_argument_group("predictions", "how long a round takes on more nodes; prints these tables alone")
+    ahead.add_argument("--predict", type=_count, metavar="NODES", help="on 1, 2, 4, ... up to so many nodes")
+    ahead.add_argument("--costs", type=Path, metavar="FILE", help="scaling.h5 of `parse-mpi scaling`: what costs what")
+    ahead.add_argument("--site", type=Path, metavar="FILE", help="site file: its `network`, where it was not measured")
 
     run = _add(commands, "run", run_job, "train, or go on where the last launch stopped; under mpiexec or srun")
     _add_job(run)
@@ -146,6 +166,17 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--only", type=_levels, default={}, metavar="AXIS=LEVEL,...", help="only these cells")
     compare.add_argument("--task", type=int, metavar="K", help="run share K of the launches, from 1 on ...")
     compare.add_argument("--tasks", type=int, metavar="N", help="... of N shares: for job arrays")
+
+    scaling = _add(commands, "scaling", measure_scaling, "measure a job on more ranks, nodes or agents")
+    scaling.description = SCALING
+    scaling.formatter_class = argparse.RawDescriptionHelpFormatter
+    scaling.add_argument("study", type=Path, metavar="STUDY", help="study file: jobs/scaling/quickstart.yaml")
+    scaling.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it is not there")
+    instead = scaling.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--plan", action="store_true", help="print a command for each unfinished point; starts nothing"
+    )
+    instead.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")
 
     status = _add(commands, "status", show_status, "how far a run is; exit 75 when it is to be continued")
     status.add_argument("run", type=Path, metavar="RUN")
@@ -228,7 +259,23 @@ def plan_job(options: argparse.Namespace) -> int:
     per_node = options.ranks_per_node
     nodes = [rank // per_node for rank in range(options.ranks)] if per_node else ()
     _, dataset, plan = _load_plan(options, nodes)
+    if options.predict is not None:
+        return _predict_rounds(options, dataset, plan)
     print_plan(plan, dataset, options.agents)
+    return EXIT_OK
+
+
+def _predict_rounds(options: argparse.Namespace, dataset: Dataset, plan: Plan) -> int:
+    from parse_mpi.scaling.predict import outlooks, plans_by_topology, read_costs
+    from parse_mpi.studies.predictionview import print_predictions
+
+    if options.costs is None:
+        raise ParseMpiError("--predict needs --costs FILE, the scaling.h5 that `parse-mpi scaling` writes")
+    costs = read_costs(options.costs, options.site)
+    per_node = options.ranks_per_node or max(1, costs.cores // costs.threads)
+    plans, own, unfit = plans_by_topology(options.job, options.set, dataset, plan.job)
+    found = list(outlooks(plans, own, costs, options.predict, per_node))
+    print_predictions(plan, costs, options.predict, found, unfit)
     return EXIT_OK
 
 
@@ -290,6 +337,32 @@ def compare_methods(options: argparse.Namespace) -> int:
             print(path)
     if ended.open:
         print(f"{counted(ended.open, 'cell')} not run yet, or at work elsewhere; the same command collects them later")
+    if ended.failed:
+        told = "\n".join(f"  {name}: {reason}" for name, reason in ended.failed.items())
+        raise CellError(f"{counted(len(ended.failed), 'failure')}; the same command tries again:\n{told}")
+    return EXIT_OK if options.report or not ended.open else EXIT_TO_BE_CONTINUED
+
+
+def measure_scaling(options: argparse.Namespace) -> int:
+    from parse_mpi.scaling.runner import ScalingStudy
+
+    study = ScalingStudy(options.study, options.out)
+    elsewhere = study.study.spec.launch.by == "slurm"  # each point in an allocation of its own
+    left = study.unfinished()
+    if options.plan or (elsewhere and left and not options.report):
+        for point in left:
+            print(
+                f"# {counted(point.ranks, 'rank')} on {counted(point.nodes, 'node')}: srun or mpiexec -n {point.ranks}"
+            )
+            print(shlex.join(study.command(point)))
+        return EXIT_OK if options.plan else EXIT_TO_BE_CONTINUED
+    ended = study.collect() if options.report or elsewhere else study.run()
+    from parse_mpi.studies.scaling import write_scaling_report
+
+    for path in (ended.result, *write_scaling_report(options.out)):
+        print(path)
+    if ended.open:
+        print(f"{counted(ended.open, 'run')} left; the same command goes on")
     if ended.failed:
         told = "\n".join(f"  {name}: {reason}" for name, reason in ended.failed.items())
         raise CellError(f"{counted(len(ended.failed), 'failure')}; the same command tries again:\n{told}")

@@ -45,7 +45,7 @@ class InProcess:
 
     started: list[list[str]] = []  # noqa: RUF012 (for tests to look at)
 
-    def __init__(self, command, ranks, threads, limit_s, log, template=None):
+    def __init__(self, command, ranks, threads, limit_s, log, template=None, options=()):
         assert command[:3] == [sys.executable, "-m", "parse_mpi"]
         self.started.append(command[3:])
         log.parent.mkdir(parents=True, exist_ok=True)

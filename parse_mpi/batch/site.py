@@ -48,6 +48,24 @@ class Bind(Section):
     gpu: Line = "none"
 
 
+class Network(Section):
+    """What is known of the network between nodes without having measured it.
+
+    latency_us: of a message between two nodes. bandwidth_gb_s: gigabytes a second that a node sends.
+    """
+
+    latency_us: Annotated[float, Field(gt=0, le=1e6)]
+    bandwidth_gb_s: Annotated[float, Field(gt=0, le=1e5)]
+
+    @property
+    def message_s(self) -> float:
+        return self.latency_us * 1e-6
+
+    @property
+    def byte_s(self) -> float:
+        return 1e-9 / self.bandwidth_gb_s
+
+
 class Site(Section):
     """A whole site file."""
 
@@ -61,6 +79,7 @@ class Site(Section):
     node: Node = Node()
     bind: Bind = Bind()
     srun: tuple[Option, ...] = ()
+    network: Network | None = None
     time: str = "1:00:00"
     signal_s: Annotated[int, Field(ge=1, le=65_535)] = 120
     restarts: Annotated[int, Field(ge=1, le=1000)] = 3

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parse_mpi.compare.reading import StudyFile
 from parse_mpi.errors import JobError, StorageError
 from parse_mpi.storage.write import storage_errors, write_text
 from parse_mpi.yamlfile import read_yaml
@@ -19,17 +18,20 @@ RECORD = "study.yaml"
 RESULT = "study.h5"
 
 
-def make_directory(study: StudyFile, out: Path) -> None:
-    """Make the directory, or take up one of the same study. Raises StorageError where it holds something else."""
+def make_directory(name: str, text: str, out: Path) -> None:
+    """Make the directory, or take up one of the same study. Raises StorageError where it holds something else.
+
+    text: of the study file.
+    """
     record = out / RECORD
     with storage_errors(out, "can't be made"):
         out.mkdir(parents=True, exist_ok=True)
         found = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
     if found and RECORD not in found:
         raise StorageError(f"{out}: holds something else than a study; choose an empty or a new directory")
-    if found and (name := _name_in(record)) != study.spec.name:
-        raise StorageError(f"{out}: holds the study {name}, not {study.spec.name}; choose another --out")
-    write_shared(record, study.text)
+    if found and (earlier := _name_in(record)) != name:
+        raise StorageError(f"{out}: holds the study {earlier}, not {name}; choose another --out")
+    write_shared(record, text)
 
 
 def write_shared(path: Path, text: str) -> None:

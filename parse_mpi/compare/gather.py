@@ -49,7 +49,7 @@ def gather(
         compare=spec.compare,
         cells=tuple(_cell(out, trial, known.get(trial.name), kept.get(trial.name)) for trial in cells),
         tuning=dict(choices),
-        provenance=_provenance(study, records, earlier.provenance if kept and earlier else {}),
+        provenance=provenance(study.text, records, earlier.provenance if kept and earlier else {}),
     )
 
 
@@ -76,18 +76,22 @@ def _cell(out: Path, trial: Trial, known: NoResult | None, kept: Cell | None) ->
     )
 
 
-def _provenance(study: StudyFile, records: Iterable[Path], earlier: Mapping[str, str]) -> dict[str, str]:
-    """When and how the study was collected, and from what its cells were run: every commit and machine among them."""
+def provenance(text: str, records: Iterable[Path], earlier: Mapping[str, str] | None = None) -> dict[str, str]:
+    """When and how a study was collected, and from what its launches were made: every commit and machine among them.
+
+    text: of the study file. records: provenance.yaml of each launch. earlier: what an earlier collection told, where
+    some of its results were kept.
+    """
     launches = [launch for record in records for launch in _launches(record)]
     told = {
-        key: list(dict.fromkeys([*earlier.get(key, "").split("; "), *(_told(launch.get(key)) for launch in launches)]))
+        key: [*(earlier or {}).get(key, "").split("; "), *(_told(launch.get(key)) for launch in launches)]
         for key in OF_LAUNCHES
     }
     return {
         "time": utc_now(),
         "command": " ".join(sys.argv),
-        **{key: "; ".join(filter(None, values)) for key, values in told.items()},
-        "study": study.text,
+        **{key: "; ".join(filter(None, dict.fromkeys(values))) for key, values in told.items()},
+        "study": text,
     }
 
 

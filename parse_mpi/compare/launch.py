@@ -19,11 +19,13 @@ from pathlib import Path
 
 from parse_mpi.compare.template import Forked, Template
 from parse_mpi.errors import LaunchError
+from parse_mpi.exchange.host import usable_cores
 from parse_mpi.storage.write import storage_errors
 
 # What an outer launch may have set for its ranks. A launch inside would take itself for one of them.
 OF_LAUNCHERS = ("PMI_", "PMIX_", "SLURM_", "OMPI_", "PRTE_", "HYDI_", "MPI_LOCAL")
 MARK = "PARSE_MPI_LAUNCH"
+CROWDED = {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}  # of MPICH: ranks that share cores must yield while they wait
 KILL_POLL_S = 0.01
 LATE_S = 60.0  # after its time limit, which a run keeps by itself, a launch is ended from outside
 
@@ -52,7 +54,7 @@ def clean_environment(threads: int) -> dict[str, str]:
 class Launch:
     """A command on some ranks, started at once, its output appended to a log.
 
-    template: forks it where that is given, which takes one rank and `python -m MODULE ARGUMENTS`.
+    template: forks it where that is given, which takes one rank and `python -m MODULE ARGUMENTS`. options: for mpiexec.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Launch:
         limit_s: float,
         log: Path,
         template: Template | None = None,
+        options: Sequence[str] = (),
     ):
         """Raises LaunchError where there is no launcher, StorageError where the log can't be written."""
-        whole = [find_mpiexec(), "-n", str(ranks), *command] if ranks > 1 else list(command)
+        whole = [find_mpiexec(), "-n", str(ranks), *options, *command] if ranks > 1 else list(command)
         self.log = log
         self._process: subprocess.Popen[bytes] | Forked
         self._mark = uuid.uuid4().hex
@@ -78,9 +81,12 @@ class Launch:
                 if template is not None:
                     self._process = template.fork(command, log)
                     return
+                environment = clean_environment(threads) | {MARK: self._mark}
+                if ranks * threads > usable_cores():
+                    environment |= CROWDED
                 self._process = subprocess.Popen(
                     whole, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                    env=clean_environment(threads) | {MARK: self._mark},
+                    env=environment,
                 )  # fmt: skip
 
     @property

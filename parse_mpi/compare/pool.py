@@ -110,9 +110,13 @@ class Pool:
         for override in in_order(trial.overrides):
             command += ["--set", override]
         log = self.study_dir / "logs" / trial.folder.with_name(f"{trial.name}.log")
-        if self.how.ranks == 1 and self._template is None:
+        ranks = trial.ranks or self.how.ranks
+        if ranks == 1 and self._template is None:
             self._template = Template(clean_environment(self.how.threads))
-        launch = Launch(command, self.how.ranks, self.how.threads, self.how.limit_s, log, self._template)
+        launch = Launch(
+            command, ranks, self.how.threads, self.how.limit_s, log, self._template if ranks == 1 else None,
+            self.how.options,
+        )  # fmt: skip
         running.append(_Running(trial, secrets.token_hex(4), launch))
         self.ledger.add(running[-1].token, trial, STARTED)
         return None

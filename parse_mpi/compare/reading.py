@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from parse_mpi.compare.schema import ALL_METHODS, DATA, METHOD, Settings, StudySpec
 from parse_mpi.compare.search import read_draw
@@ -21,6 +22,7 @@ from parse_mpi.yamlfile import Document, KeyPath, place_of, read_yaml
 BASE = "job"  # in a level of data: the job file, not a key of it
 AXIS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")  # those of all axes are the name of a directory
+Spec = TypeVar("Spec", bound=BaseModel)
 OURS = {"seed": "`seeds` sets it", "evaluate.test": "tuning leaves the test split out, cells do not"}
 
 
@@ -44,22 +46,7 @@ class StudyFile:
 
 def read_study(path: Path) -> StudyFile:
     """Read a study file. Raises StudyError with all that it shows to be wrong by itself; its jobs come later."""
-    if not os.path.exists(path):
-        raise StudyError([Problem(str(path), "there is no such file", "jobs/studies holds ready ones")])
-    try:
-        document = read_yaml(path)
-    except JobError as error:
-        raise StudyError(error.problems) from None
-    if not isinstance(document.value, dict):
-        what = f"the file is {show(document.value)}; a study is a mapping of keys"
-        document.blame((), what, "jobs/studies holds ready ones")
-        raise StudyError(document.problems)
-    try:
-        # As JSON, because strict validation takes lists for tuples there, and a whole number for a float.
-        spec = StudySpec.model_validate_json(json.dumps(document.value), strict=True)
-    except ValidationError as error:
-        blame_all(document, StudySpec, error.errors(include_url=False))
-        raise StudyError(in_reading_order(document.problems)) from None
+    document, spec = read_spec(path, StudySpec, "jobs/studies holds ready ones")
     _check_axes(document, spec, path)
     _check_seeds(document, spec)
     _check_tuning(document, spec)
@@ -67,6 +54,28 @@ def read_study(path: Path) -> StudyFile:
     if document.problems:
         raise StudyError(in_reading_order(document.problems))
     return StudyFile(spec, path, path.read_text("utf-8-sig"), document.lines)
+
+
+def read_spec(path: Path, schema: type[Spec], hint: str) -> tuple[Document, Spec]:
+    """A YAML file and what it says by a schema. hint: where sound files of the kind are.
+
+    Raises StudyError with all that does not fit the schema.
+    """
+    if not os.path.exists(path):
+        raise StudyError([Problem(str(path), "there is no such file", hint)])
+    try:
+        document = read_yaml(path)
+    except JobError as error:
+        raise StudyError(error.problems) from None
+    if not isinstance(document.value, dict):
+        document.blame((), f"the file is {show(document.value)}; a study is a mapping of keys", hint)
+        raise StudyError(document.problems)
+    try:
+        # As JSON, because strict validation takes lists for tuples there, and a whole number for a float.
+        return document, schema.model_validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        blame_all(document, schema, error.errors(include_url=False))
+        raise StudyError(in_reading_order(document.problems)) from None
 
 
 def base_job(study: Path, level: Settings) -> Path:

@@ -69,7 +69,7 @@ class Comparison:
         self.tried = configurations(self.study, self.resolver) if self.study.spec.tuning else {}
         self.resolver.check(trial for trial in self._cells({}) if not run_of(out, trial).exists())
         self.resolver.require_sound()
-        make_directory(self.study, out)
+        make_directory(self.study.spec.name, self.study.text, out)
         self.kept = kept_study(out)
         self.pool = Pool(out, self.study.spec.launch)
 

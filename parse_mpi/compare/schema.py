@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import AfterValidator, Field, JsonValue
 
 from parse_mpi.job.base import Section
 from parse_mpi.run.preemption import seconds_of
@@ -19,6 +19,14 @@ Settings = dict[str, JsonValue]  # dotted key of a job -> value
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
 
 
+def _is_a_time(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
+TimeLimit = Annotated[str, AfterValidator(_is_a_time)]
+
+
 class Budget(Section):
     """gradient_steps: that every agent takes in every cell, whatever the method; train.rounds follows from it."""
 
@@ -26,18 +34,16 @@ class Budget(Section):
 
 
 class Launches(Section):
-    """How a cell is launched, and how many at a time. threads: compute threads of each rank."""
+    """How a cell is launched, and how many at a time. threads: compute threads of each rank.
+
+    options: further words for mpiexec, before the command: on which hosts, for example.
+    """
 
     ranks: Annotated[int, Field(ge=1, le=100_000)] = 1
     at_once: Annotated[int, Field(ge=1, le=1000)] = 1
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    time_limit: str = "1:00:00"
-
-    @field_validator("time_limit")
-    @classmethod
-    def _is_a_time(cls, text: str) -> str:
-        seconds_of(text)
-        return text
+    time_limit: TimeLimit = "1:00:00"
+    options: tuple[str, ...] = ()
 
     @property
     def limit_s(self) -> int:

@@ -26,20 +26,21 @@ from parse_mpi.jobfile import JobFile, in_reading_order, job_digest, load_job
 from parse_mpi.methods import make_method
 from parse_mpi.plan import make_plan
 
-Purpose = Literal["cell", "tuning", "calibration"]
+Purpose = Literal["cell", "tuning", "calibration", "point"]
 Levels = Mapping[str, str]  # axis -> level
 
 SEED = "seed"  # a key of every job, told like an axis
 TESTED: Settings = {"evaluate.test": True}  # of cells, whatever a whole `evaluate` says
 MOST_ROUNDS = 1_000_000  # that a job may ask for
-FOLDERS: dict[Purpose, str] = {"cell": "cells", "tuning": "tuning", "calibration": "calibration"}
+FOLDERS: dict[Purpose, str] = {"cell": "cells", "tuning": "tuning", "calibration": "calibration", "point": "points"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A launch to be made. settings: what was tuned or is tried; overrides: all that is set beyond the base job.
+    """A launch to be made, for `compare` or, as a point, for `scaling`.
 
-    places: of each override, `file:line` of the study.
+    settings: what was tuned or is tried; overrides: all that is set beyond the base job.
+    places: of each override, `file:line` of the study. ranks: None where they are those of all launches of the study.
     """
 
     purpose: Purpose
@@ -51,6 +52,7 @@ class Trial:
     overrides: Mapping[str, str]
     places: Mapping[str, str]
     jobfile: JobFile
+    ranks: int | None = None
 
     @property
     def job(self) -> Job:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from parse_mpi.exchange.host import cores
+from parse_mpi.exchange.host import usable_cpus
 from parse_mpi.run.findings import Finding
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _check_seats(world: World) -> Iterator[Finding]:
 
 
 def _check_binding(world: World) -> Iterator[Finding]:
-    told = world.all_json([socket.gethostname(), cores()])
+    told = world.all_json([socket.gethostname(), usable_cpus()])
     for host in dict.fromkeys(name for name, _ in told):
         yield binding(host, {rank: allowed for rank, (name, allowed) in enumerate(told) if name == host})
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-PHASES = ("local_steps", "pack", "mix", "wait", "evaluate", "checkpoint", "record")
+PHASES = ("local_steps", "pack", "mix", "wait", "evaluate", "checkpoint", "record", "agree")
 
 
 class PhaseTimer:

@@ -6,6 +6,7 @@ Arrays by agent are the same on any rank count; what depends on ranks lies in th
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from parse_mpi.agents.personal import STATISTICS
 from parse_mpi.data.dataset import Dataset
 from parse_mpi.errors import StorageError
 from parse_mpi.exchange.clustered import ClusteredExchange
+from parse_mpi.exchange.host import peak_bytes, usable_cpus
 from parse_mpi.exchange.world import World
 from parse_mpi.job import AdaptiveWidths, LearntWeights
 from parse_mpi.measures.accuracy import WEIGHTINGS
@@ -218,12 +221,17 @@ class Recorder:
         write_table(self.run_dir, "eras", arrays, {})
 
     def write_ending(self, seconds: NDArray[np.float64]) -> str:
-        """Seconds [phase] of every rank after the last row: its own checkpoint. Returns why that failed, or ""."""
+        """Seconds [phase] of every rank after the last row: its own checkpoint; where it ran, and its peak of memory.
+
+        Returns why that failed, or "".
+        """
         gathered = self.world.gather_agents(np.array([self.world.rank]), seconds[None])
+        here = [socket.gethostname(), usable_cpus(), torch.get_num_threads(), peak_bytes()]
+        ranks = self.world.gather_json(here)
         attributes = {"ending/seconds": {"dimensions": ["rank", "phase"], "phase": list(PHASES)}}
         try:
-            if self.world.rank == 0:
-                write_table(self.run_dir, "ending", {"ending/seconds": gathered}, attributes)
+            if ranks is not None:
+                write_table(self.run_dir, "ending", {"ending/seconds": gathered} | _places(ranks), attributes)
                 self._write_eras()  # what could not be written when an agent was cut off
         except StorageError as error:
             return str(error)
@@ -328,3 +336,19 @@ class Recorder:
     def _width_attributes(self) -> dict[str, list[str]]:
         dimensions = ["evaluation", "agent", "modality", "type"]
         return {"dimensions": dimensions, "modality": list(self.plan.shapes), "type": list(SLICE_TYPES)}
+
+
+def _places(ranks: Sequence[tuple[str, list[int], int, int]]) -> dict[str, NDArray[np.generic]]:
+    """Data sets [rank] from host, cores, threads and peak of memory of every rank.
+
+    A host has the cores that any of its ranks may use: where ranks are bound to cores, none may use all.
+    """
+    cores: dict[str, set[int]] = {}
+    for host, cpus, _, _ in ranks:
+        cores.setdefault(host, set()).update(cpus)
+    return {
+        "ending/host": np.array([host for host, _, _, _ in ranks]),
+        "ending/host_cores": np.array([len(cores[host]) for host, _, _, _ in ranks]),
+        "ending/threads": np.array([threads for _, _, threads, _ in ranks]),
+        "ending/peak_bytes": np.array([peak for _, _, _, peak in ranks]),
+    }

@@ -160,7 +160,8 @@ class Trainer:
         # Step 2: every agent moves each of its slices towards its neighbours on that slice's graph.
         self._mix()
         # Step 3: the ranks agree whether to go on, before anything is saved, and on what has been saved meanwhile.
-        nonfinite, asked_to_stop, writing = flags()
+        with self.timer("agree"):
+            nonfinite, asked_to_stop, writing = flags()
         if not writing:
             self._advance()
         if nonfinite:

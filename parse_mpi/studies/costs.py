@@ -17,7 +17,7 @@ from parse_mpi.studies.recorded import RecordedRun, count_of
 from parse_mpi.studies.series import Spread, mark_events
 from parse_mpi.studies.style import PALETTE, count_rounds, dress, new_figure
 
-PHASE_COLOURS = tuple(colour for colour in PALETTE if colour != "#000000")
+PHASE_COLOURS = (*(colour for colour in PALETTE if colour != "#000000"), "#F0E442")  # bars show yellow well enough
 MOST_FIGURES = 8  # ranks whose bytes are written into the matrix
 
 

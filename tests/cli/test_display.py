@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import socket
 import subprocess
 
 import numpy as np
@@ -11,6 +12,7 @@ from launch import ROOT, child_environment
 from real_runs import command, train
 from small_jobs import write_dataset, write_job
 
+from parse_mpi.exchange.host import usable_cores
 from parse_mpi.run.summary import accuracy_table, cost_lines
 from parse_mpi.storage.metrics import read_metrics
 
@@ -97,6 +99,10 @@ def test_the_table_shows_the_numbers_of_the_metrics(tmp_path):
     assert costs[1].startswith(f"time: {slowest:.1f} s in 12 rounds")
     assert ending[:, list(metrics.attributes["ranks/seconds"]["phase"]).index("checkpoint")].min() > 0
     assert metrics["links/bytes"].sum() == metrics["ranks/sent_bytes"].sum()
+    assert metrics["ending/host"].tolist() == [socket.gethostname()] * len(ending)
+    assert metrics["ending/host_cores"].tolist() == [usable_cores()] * len(ending)
+    assert metrics["ending/threads"].tolist() == [1] * len(ending)
+    assert 100_000_000 < metrics["ending/peak_bytes"].min() <= metrics["ending/peak_bytes"].max() < 2_000_000_000
 
 
 @pytest.mark.parametrize("without", ["validation", "test"])

@@ -53,6 +53,19 @@ def test_exit_code_and_own_output(tmp_path):
     assert log.read_text() == "code 0\ncode 3\n"
 
 
+def test_options_reach_the_launcher_and_ranks_that_share_cores_yield(tmp_path, monkeypatch):
+    teller = tmp_path / "mpiexec"
+    teller.write_text('#!/bin/sh\necho "told: $*, yield: $MPIR_CVAR_ENABLE_HEAVY_YIELD"\n')
+    teller.chmod(0o755)
+    monkeypatch.delenv("MPIR_CVAR_ENABLE_HEAVY_YIELD")
+    monkeypatch.setattr(launch, "find_mpiexec", lambda: str(teller))
+    monkeypatch.setattr(launch, "usable_cores", lambda: 4)
+    for threads, yields in ((2, ""), (3, "1")):
+        started = Launch(["run", "it"], 2, threads, 60, tmp_path / "log", options=["-hosts", "a,b"])
+        assert wait(started) == 0
+        assert started.output() == f"told: -n 2 -hosts a,b run it, yield: {yields}\n"
+
+
 def test_a_launch_past_its_limit_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "LATE_S", 0.2)
     started = Launch([sys.executable, "-c", SLEEPER], 1, 1, 0.3, tmp_path / "log")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from parse_mpi.exchange import probe
-from parse_mpi.exchange.host import cores, usable_cores
+from parse_mpi.exchange.host import usable_cores, usable_cpus
 from parse_mpi.exchange.probe import Link, pairs_to_measure
 from parse_mpi.exchange.selftest import library_family
 from parse_mpi.exchange.world import World
@@ -52,8 +52,8 @@ def test_a_list_of_cores_names_each_core_once(numbers: set[int]) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
 def test_cores_are_those_of_this_process() -> None:
-    assert cores() == sorted(os.sched_getaffinity(0))
-    assert len(cores()) == usable_cores()
+    assert usable_cpus() == sorted(os.sched_getaffinity(0))
+    assert len(usable_cpus()) == usable_cores()
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))

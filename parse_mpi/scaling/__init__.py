@@ -1,0 +1,1 @@
+"""How a job scales over ranks and nodes: a study of it, what that measured, and a cost model fitted to this."""
