@@ -41,7 +41,7 @@ def test_exact_gives_the_same_bits_under_any_placement(tmp_path, job, placements
     if job is STATIC:
         plan = make_plan(jobfile := load_job(path), load_dataset(jobfile.job.data, jobfile.job.seed), 3)
         assert sent == {name: plan.traffic().between(rank_of).total for name, rank_of in hosts.items()}
-        assert sent["minimum-cut"] == min(sent.values()) < sent["share"]
+        assert sent["minimum-cut"] < min(sent["share"], sent["round-robin"])  # by kind it is less, with uneven work
 
 
 def test_a_run_goes_on_under_another_placement(tmp_path):
