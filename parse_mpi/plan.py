@@ -223,6 +223,11 @@ class Plan:
         bounds = np.minimum([*(era.start for era in self.eras), self.job.train.rounds], self.job.train.rounds)
         return [int(rounds) for rounds in np.diff(bounds)]
 
+    def placed(self, placement: str) -> NDArray[np.int64]:
+        """Rank of each agent, int64 [A], under the placement of that name, whichever is the job's."""
+        kinds = kind_numbers([era.agents for era in self.eras])
+        return place(placement, kinds, self.costs(), self.nodes, self.traffic, self.job.seed)
+
     def costs(self) -> NDArray[np.int64]:
         """The work of each agent in the whole run, int64 [A]."""
         return work_of([era.agents for era in self.eras], self.lengths())
@@ -287,8 +292,7 @@ def make_plan(jobfile: JobFile, dataset: Dataset, ranks: int, nodes: Sequence[in
 
     @cache
     def hosts() -> NDArray[np.int64]:
-        kinds = kind_numbers([era.agents for era in plan.eras])
-        return place(job.placement, kinds, plan.costs(), plan.nodes, plan.traffic, job.seed)
+        return plan.placed(job.placement)
 
     plan = Plan(
         job=job,

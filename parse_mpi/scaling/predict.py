@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parse_mpi.batch.site import read_site
 from parse_mpi.data.dataset import Dataset
@@ -16,14 +15,12 @@ from parse_mpi.errors import JobError, ParseMpiError, counted
 from parse_mpi.job import Job
 from parse_mpi.jobfile import load_job
 from parse_mpi.jobpaths import SHIPPED_DIRS
-from parse_mpi.plan import Plan, make_plan, place
+from parse_mpi.plan import Plan, make_plan
 from parse_mpi.scaling.costmodel import CostModel, HeldOut, crowding, demand_of, fit, hold_out, samples_of
 from parse_mpi.scaling.loads import Loads, rank_loads
 from parse_mpi.scaling.scalingfile import load_scaling
+from parse_mpi.topology.placement import PLACEMENTS
 
-Placement = Callable[[Plan, int], NDArray[np.int64]]  # of a plan's agents on so many ranks: rank of each
-
-PLACEMENTS: dict[str, Placement] = {"by kind": lambda plan, ranks: place(plan.agents, ranks)}
 PAYS = 1.25  # times faster that a round must get with twice the nodes
 MOST_LINKS = 4_000_000  # of a graph that is counted link by link
 
@@ -58,7 +55,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outlook:
-    """One topology and placement, on ascending numbers of nodes. own: it is the job's topology."""
+    """One topology and placement, on ascending numbers of nodes. own: both are the job's."""
 
     topology: str
     placement: str
@@ -104,7 +101,10 @@ def read_costs(path: Path, site: Path | None) -> Costs:
 
 
 def outlooks(plans: Mapping[str, Plan], own: str, costs: Costs, nodes: int, ranks_per_node: int) -> Iterator[Outlook]:
-    """For every plan and placement. Raises ParseMpiError where nothing is known of the network between nodes."""
+    """For the job's topology under every placement, and for the others under the job's.
+
+    Raises ParseMpiError where nothing is known of the network between nodes.
+    """
     if nodes > 1 and not costs.model.network:
         raise ParseMpiError(
             f"{costs.source} was measured on one node and tells nothing of the network between nodes: say --site FILE, "
@@ -118,16 +118,17 @@ def outlooks(plans: Mapping[str, Plan], own: str, costs: Costs, nodes: int, rank
                 f"{counted(ranks_per_node, 'rank')} a node are more than the {counted(len(plan.agents), 'agent')} of "
                 "the job; say fewer --ranks-per-node"
             )
-        for name, placement in PLACEMENTS.items():
-            predictions = tuple(predict(plan, placement, costs, count, ranks_per_node) for count in counts)
-            yield Outlook(topology, name, topology == own, predictions)
+        its = plan.job.placement
+        for name in (its, *(other for other in PLACEMENTS if other != its)) if topology == own else (its,):
+            predictions = tuple(predict(plan, name, costs, count, ranks_per_node) for count in counts)
+            yield Outlook(topology, name, topology == own and name == its, predictions)
 
 
-def predict(plan: Plan, placement: Placement, costs: Costs, nodes: int, ranks_per_node: int) -> Prediction:
+def predict(plan: Plan, placement: str, costs: Costs, nodes: int, ranks_per_node: int) -> Prediction:
     """A round of the first era on full nodes like those that were measured."""
     ranks = nodes * ranks_per_node
     node_of = np.arange(ranks) // ranks_per_node
-    loads = rank_loads(plan, placement(plan, ranks), node_of)
+    loads = rank_loads(plan, replace(plan, nodes=node_of).placed(placement), node_of)
     demand = demand_of(loads, node_of, crowding(ranks_per_node * costs.threads, costs.cores))
     return Prediction(nodes, ranks, loads, costs.model.seconds(demand), tuple(costs.model.beyond(demand)))
 

@@ -7,19 +7,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from parse_mpi.plan import Plan
-from parse_mpi.population import kind_numbers
 from parse_mpi.run.summary import size_text
 from parse_mpi.studies.tables import make_table
-from parse_mpi.topology.placement import minimum_cut, simple_placements, work
+from parse_mpi.topology.placement import PLACEMENTS, work
 
 
 def placements(plan: Plan) -> dict[str, NDArray[np.int64]]:
     """Rank of each agent, int64 [A], under every placement that a job can ask for."""
-    kinds, costs = kind_numbers([era.agents for era in plan.eras]), plan.costs()
-    simple = simple_placements(kinds, costs, plan.ranks)
-    is_known = plan.job.placement == "minimum-cut"
-    cut = plan.rank_of if is_known else minimum_cut(simple, costs, plan.nodes, plan.traffic(), plan.job.seed)
-    return simple | {"minimum-cut": cut}
+    return {name: plan.rank_of if name == plan.job.placement else plan.placed(name) for name in PLACEMENTS}
 
 
 def placement_table(plan: Plan) -> Table:

@@ -36,7 +36,7 @@ def _overview(found: Sequence[Outlook]) -> Table:
     rows = []
     for outlook in found:
         cells = [f"{_ms(p)} ({outlook.efficiency(p):.0%})" for p in outlook.predictions]
-        name = f"{outlook.topology} (the job's)" if outlook.own else outlook.topology
+        name = f"{outlook.topology} (the job's)" if outlook.topology == found[0].topology else outlook.topology
         rows.append((name, outlook.placement, *cells, _pays(outlook)))
     heads = [counted(count, "node") for count in nodes]
     title = f"Milliseconds a round, and efficiency of more nodes ({FAR}: extrapolation)"

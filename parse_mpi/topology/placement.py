@@ -19,6 +19,7 @@ from parse_mpi.topology.traffic import Traffic
 
 Index = NDArray[np.int64]
 
+PLACEMENTS = ("share", "contiguous", "round-robin", "by-modality", "minimum-cut")
 TOLERANCE = 0.05  # of the mean work of a rank, by which minimum cut may exceed it
 MOST_RECEIVERS = 500_000  # of all rows; beyond that graphs are so dense that no cut is small
 TRIES, TRIED_AGENTS = 8, 1200  # from so many random orders, fewer where there are many agents

@@ -25,7 +25,6 @@ from parse_mpi.scaling.costmodel import CostModel, Demand, crowding, demand_of
 from parse_mpi.scaling.loads import Loads, rank_loads
 from parse_mpi.scaling.predict import (
     PAYS,
-    PLACEMENTS,
     Costs,
     Outlook,
     Prediction,
@@ -37,6 +36,7 @@ from parse_mpi.scaling.predict import (
 )
 from parse_mpi.scaling.scalingfile import Launched, write_scaling_file
 from parse_mpi.studies import tables
+from parse_mpi.topology.placement import PLACEMENTS
 
 QUICKSTART = ROOT_JOBS / "quickstart.yaml"
 NETWORK = {"messages_between": 2.5e-6, "bytes_between": 1 / 12.5e9}
@@ -117,7 +117,10 @@ def test_predictions_are_the_sum_of_what_each_part_costs(tmp_path: Path) -> None
     ring, *others = outlooks(plans, own, costs, nodes=3, ranks_per_node=4)
     assert ring.own
     assert not any(outlook.own for outlook in others)
-    assert len(others) == len(plans) * len(PLACEMENTS) - 1
+    assert [outlook.placement for outlook in others if outlook.topology == own] == list(PLACEMENTS[1:])
+    assert {outlook.topology: outlook.placement for outlook in others if outlook.topology != own} == {
+        topology: "share" for topology in plans if topology != own
+    }
     for prediction in ring.predictions:
         ranks = prediction.nodes * 4
         plan = make_plan(load_job(QUICKSTART), dataset, ranks)
@@ -157,7 +160,7 @@ def test_a_slower_network_is_never_faster(tmp_path: Path) -> None:
         costs = read_costs(write_costs(tmp_path, ONE_NODE), write_site(tmp_path, f"network: {{{text}}}\n"))
         job = load_job(QUICKSTART).job
         plan = make_plan(load_job(QUICKSTART), load_dataset(job.data, 0), 1)
-        (found[name],) = outlooks({"ring": plan}, "ring", costs, nodes=4, ranks_per_node=2)
+        found[name], *_ = outlooks({"ring": plan}, "ring", costs, nodes=4, ranks_per_node=2)
     fast, slow = ([p.round_s for p in found[name].predictions] for name in ("fast", "slow"))
     assert fast[0] == slow[0]
     assert all(quick < sluggish for quick, sluggish in zip(fast[1:], slow[1:], strict=True))
@@ -229,5 +232,5 @@ def test_sizes_far_outside_are_marked() -> None:
     costs = Costs(model, (), cores=8, threads=1, job="quickstart", order="adapt-then-combine", source=Path("x"))
     job = load_job(QUICKSTART).job
     plan = make_plan(load_job(QUICKSTART), load_dataset(job.data, 0), 1)
-    (found,) = outlooks({"ring": plan}, "ring", costs, nodes=16, ranks_per_node=1)
+    found, *_ = outlooks({"ring": plan}, "ring", costs, nodes=16, ranks_per_node=1)
     assert {p.nodes: p.beyond for p in found.predictions} == {1: (), 2: (), 4: (), 8: (), 16: ("ranks",)}
