@@ -317,7 +317,7 @@ def test_status_of_no_run_is_an_error_so_that_nothing_is_requeued_for_ever(tmp_p
 )
 def test_status_says_when_a_running_state_was_last_written(tmp_path, capsys, monkeypatch, age, shown):
     now = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
-    monkeypatch.setattr("parse_mpi.cli._now", lambda: now)
+    monkeypatch.setattr("parse_mpi.cli.runs._now", lambda: now)
     run = RunDirectory(tmp_path)
     run.create()
     run.job_path.write_text("name: x\n")

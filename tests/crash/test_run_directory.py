@@ -108,7 +108,7 @@ print(json.dumps(codes))
 CLOCK_GOES_BACK = """
 import time
 from datetime import datetime, timedelta, timezone
-import parse_mpi.cli, parse_mpi.run.provenance, parse_mpi.storage.rundir
+import parse_mpi.cli.runs, parse_mpi.run.provenance, parse_mpi.storage.rundir
 
 hours = iter(range(10**6, 0, -1))
 
@@ -118,7 +118,7 @@ class Backwards(datetime):
         return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(hours=next(hours))
 
 time.time = lambda: 3600.0 * next(hours)
-for module in (parse_mpi.cli, parse_mpi.run.provenance, parse_mpi.storage.rundir):
+for module in (parse_mpi.cli.runs, parse_mpi.run.provenance, parse_mpi.storage.rundir):
     module.datetime = Backwards
 """
 
