@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,11 @@ NIC = 'nics=({nics}); export {variable}="${{nics[SLURM_LOCALID % ${{#nics[@]}}]}
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a script asks Slurm for. array: task indices as for sbatch --array, "" without one."""
+    """What a script asks Slurm for. cores: of each rank. array: task indices as for sbatch --array, "" without one."""
 
     nodes: int
     ranks_per_node: int
+    cores: int
     time: str
     array: str = ""
 
@@ -46,7 +47,7 @@ def allocation(site: Site, nodes: int, ranks_per_node: int | None, time: str | N
         problems.append(Problem("--array", f"{array!r} is no array", "for example 1-10, 0,3,7 or 1-100%5"))
     if problems:
         raise BatchError(problems)
-    return Allocation(nodes, ranks, time or site.time, array)
+    return Allocation(nodes, ranks, node.cores // ranks, time or site.time, array)
 
 
 def first_index(wanted: Allocation) -> str:
@@ -64,7 +65,7 @@ def train_script(site: Site, wanted: Allocation, job: Path, name: str, out: str,
         "run": _quoted(os.path.abspath(out)),
         "settings": _list(word for setting in settings for word in ("--set", setting)),
         "srun_options": _list(_srun_options(site, wanted)),
-        "nic": _list(_nic(site, wanted)),
+        "nic": _list(_nic(site)),
         "restarts": str(site.restarts),
     }
     return _script("train.sbatch", site, wanted, name, out, values)
@@ -86,11 +87,21 @@ def study_script(site: Site, wanted: Allocation, study: Path, name: str, out: st
     return _script("study-array.sbatch", site, wanted, name, out, values)
 
 
+def point_script(site: Site, wanted: Allocation, ranks: int, command: Sequence[str], name: str, out: str) -> str:
+    """The script that measures one point of a scaling study with so many ranks; out: without its ending, the log."""
+    alone = site.model_copy(update={"directives": (*site.directives, "--exclusive")})
+    values = {
+        "command": _list(command),
+        "srun_options": _list((f"--ntasks={ranks}", *_srun_options(site, wanted))),
+        "nic": _list(_nic(site)),
+    }
+    return _script("scaling.sbatch", alone, wanted, name, out, values)
+
+
 def _script(template: str, site: Site, wanted: Allocation, name: str, out: str, values: Mapping[str, str]) -> str:
     """A script of slurm/ with all that it needs in the place of the line that says who fills it in."""
-    threads = site.node.cores // wanted.ranks_per_node
     lines = [f"#SBATCH {directive}" for directive in _directives(site, wanted, name, out)]
-    lines += ["", *_setup(site), f"export OMP_NUM_THREADS={threads}"]
+    lines += ["", *_setup(site), f"export OMP_NUM_THREADS={wanted.cores}"]
     lines += [f"export {variable}={shlex.quote(value)}" for variable, value in site.environment.items()]
     lines += [f"{variable}={value}" for variable, value in values.items()]
     text = shipped(template).read_text("utf-8")
@@ -101,7 +112,7 @@ def _directives(site: Site, wanted: Allocation, name: str, out: str) -> Iterable
     yield f"--job-name={name}"
     yield f"--nodes={wanted.nodes}"
     yield f"--ntasks-per-node={wanted.ranks_per_node}"
-    yield f"--cpus-per-task={site.node.cores // wanted.ranks_per_node}"
+    yield f"--cpus-per-task={wanted.cores}"
     if site.node.gpus:
         yield f"--{site.node.gpu_option}{'=' if site.node.gpu_option == 'gpus-per-node' else ':'}{site.node.gpus}"
     yield f"--time={wanted.time}"
@@ -131,7 +142,7 @@ def _setup(site: Site) -> Iterable[str]:
 def _srun_options(site: Site, wanted: Allocation, mpi: bool = True) -> Iterable[str]:
     if mpi and site.mpi:
         yield f"--mpi={site.mpi}"
-    yield f"--cpus-per-task={site.node.cores // wanted.ranks_per_node}"  # srun does not take it from sbatch any more
+    yield f"--cpus-per-task={wanted.cores}"  # srun does not take it from sbatch any more
     bind = site.bind
     for option, value in (("cpu", bind.cpu), ("mem", bind.memory), ("gpu", bind.gpu if site.node.gpus else "")):
         if value:
@@ -139,7 +150,7 @@ def _srun_options(site: Site, wanted: Allocation, mpi: bool = True) -> Iterable[
     yield from site.srun
 
 
-def _nic(site: Site, wanted: Allocation) -> Iterable[str]:
+def _nic(site: Site) -> Iterable[str]:
     """A prefix of the command that gives each rank the network device nearest to it, where the site names them."""
     if not site.node.nics:
         return []

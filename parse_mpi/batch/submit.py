@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from parse_mpi.batch.script import INDEX
 from parse_mpi.errors import JobError, LaunchError, Problem
@@ -12,12 +13,13 @@ from parse_mpi.storage.write import storage_errors
 from parse_mpi.yamlfile import read_yaml
 
 
-def is_study(path: Path) -> bool:
-    """Whether a file is a study of `parse-mpi compare` rather than a job. Raises JobError where there is none."""
+def what_is(path: Path) -> Literal["job", "study", "scaling"]:
+    """Whether a file is a job, or a study of `compare` or `scaling`. Raises JobError where there is none."""
     if not path.is_file():
         raise JobError([Problem(str(path), "there is no such file", "jobs/ holds ready jobs, jobs/studies studies")])
     value = read_yaml(path).value
-    return isinstance(value, dict) and "cells" in value
+    keys = value if isinstance(value, dict) else {}
+    return "study" if "cells" in keys else "scaling" if "curves" in keys else "job"
 
 
 def submit(script: str, out: str) -> str:

@@ -22,6 +22,8 @@ from parse_mpi.errors import (
 )
 
 if TYPE_CHECKING:
+    from parse_mpi.batch.script import Allocation
+    from parse_mpi.batch.site import Site
     from parse_mpi.data.dataset import Dataset
     from parse_mpi.jobfile import JobFile, Provisional
     from parse_mpi.plan import Plan
@@ -99,24 +101,56 @@ def run_job(options: argparse.Namespace) -> int:
 
 
 def make_batch_script(options: argparse.Namespace) -> int:
-    from parse_mpi.batch.script import INDEX, allocation, first_index, study_script, train_script
+    from parse_mpi.batch.script import allocation
     from parse_mpi.batch.site import find_site, read_site
-    from parse_mpi.batch.submit import is_study, submit
+    from parse_mpi.batch.submit import submit, what_is
 
-    site = read_site(find_site(options.site))
-    wanted = allocation(site, options.nodes, options.ranks_per_node, options.time, options.array)
-    if is_study(options.file):
-        from parse_mpi.compare.reading import read_study
-
-        script = study_script(site, wanted, options.file, read_study(options.file).spec.name, options.out)
+    site, kind = read_site(find_site(options.site)), what_is(options.file)
+    if kind == "scaling":
+        scripts = _point_scripts(options, site)
     else:
-        settings, index = options.set, first_index(wanted)
-        options.job, options.ranks = options.file, wanted.ranks
-        options.set = [setting.replace(INDEX, index) for setting in settings]
-        jobfile, _, _ = _load_plan(options)
-        script = train_script(site, wanted, options.file, jobfile.job.name, options.out, settings)
-    print(submit(script, options.out) if options.submit else script, end="")
+        wanted = allocation(site, options.nodes, options.ranks_per_node, options.time, options.array)
+        make = _train_script if kind == "job" else _study_script
+        scripts = [(options.out, make(options, site, wanted))]
+    for out, script in scripts:
+        print(submit(script, out) if options.submit else script, end="")
     return EXIT_OK
+
+
+def _train_script(options: argparse.Namespace, site: Site, wanted: Allocation) -> str:
+    """Once the job is known to be sound on so many ranks."""
+    from parse_mpi.batch.script import INDEX, first_index, train_script
+
+    settings, index = options.set, first_index(wanted)
+    options.job, options.ranks = options.file, wanted.ranks
+    options.set = [setting.replace(INDEX, index) for setting in settings]
+    jobfile, _, _ = _load_plan(options)
+    return train_script(site, wanted, options.file, jobfile.job.name, options.out, settings)
+
+
+def _study_script(options: argparse.Namespace, site: Site, wanted: Allocation) -> str:
+    from parse_mpi.batch.script import study_script
+    from parse_mpi.compare.reading import read_study
+
+    return study_script(site, wanted, options.file, read_study(options.file).spec.name, options.out)
+
+
+def _point_scripts(options: argparse.Namespace, site: Site) -> Sequence[tuple[str, str]]:
+    """For every point of a scaling study that is not finished: where its log goes, and its script."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from parse_mpi.batch.script import allocation, point_script
+    from parse_mpi.scaling.runner import ScalingStudy
+
+    study, scripts = ScalingStudy(options.file, Path(options.out)), []
+    launch = study.study.spec.launch
+    for point in study.unfinished():
+        wanted = allocation(site, point.nodes, -(-point.ranks // point.nodes), options.time or launch.time_limit)
+        wanted = replace(wanted, cores=launch.threads)
+        log, command = f"{options.out}/logs/{point.trial.name}", study.command(point)
+        scripts.append((log, point_script(site, wanted, point.ranks, command, point.trial.name, log)))
+    return scripts
 
 
 def _load(options: argparse.Namespace) -> JobFile:

@@ -53,12 +53,13 @@ Exit codes: 0 done, 7 cells failed, 75 cells are left (run elsewhere, or not yet
 """
 
 SBATCH = """\
-Print the Slurm script of a job or a study, or submit it. What the cluster is like stands in a site file: copy
+Print the Slurm scripts of a job or a study, or submit them. What the cluster is like stands in a site file: copy
 slurm/site.yaml, fill it in, and name it by --site or in $PARSE_MPI_SITE. The job is checked for its ranks first.
 
   parse-mpi sbatch JOB --out RUN --nodes 4 --submit               a run on four nodes, requeued until it is done
   parse-mpi sbatch JOB --out 'runs/{index}' --set 'seed={index}' --array 1-10      a run for each index
   parse-mpi sbatch STUDY --out DIR --array 1-20 --submit          a share of the study's cells in each task
+  parse-mpi sbatch SCALING --out DIR --submit                     a job for each point of a scaling study
 """
 
 
@@ -183,10 +184,10 @@ def make_parser() -> argparse.ArgumentParser:
         "In Python: parse_mpi.load_agent(RUN, ID).predict(samples)."
     )
 
-    sbatch = _add(commands, "sbatch", make_batch_script, "print or submit a Slurm script for a job or a study")
+    sbatch = _add(commands, "sbatch", make_batch_script, "print or submit Slurm scripts for a job or a study")
     sbatch.description = SBATCH
     sbatch.formatter_class = argparse.RawDescriptionHelpFormatter
-    sbatch.add_argument("file", type=Path, metavar="JOB|STUDY", help="a job file, or a study of `compare`")
+    sbatch.add_argument("file", type=Path, metavar="JOB|STUDY", help="a job, or a study of `compare` or `scaling`")
     sbatch.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the job; {index} as below"
     )

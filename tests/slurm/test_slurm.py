@@ -20,6 +20,7 @@ from small_jobs import finished_run, write_job
 
 from parse_mpi.cli import main
 from parse_mpi.compare.studyfile import load_study
+from parse_mpi.scaling.scalingfile import load_scaling
 from parse_mpi.storage.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"not installed: {missing()} (slurm-wlm, munge)")
@@ -152,6 +153,22 @@ def test_an_array_shares_a_study_and_a_task_that_is_told_to_stop_comes_back(clus
     assert (cluster.job(first)["Restarts"], cluster.job(second)["Restarts"]) == ("1", "0"), logs
     parse_mpi(cluster, "compare", study, "--out", out)
     assert len([cell for cell in load_study(out / "study.h5").cells if cell.status == "finished"]) == 4
+
+
+def test_every_point_of_a_scaling_study_is_measured_in_a_job_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
+    write_job(tmp_path)
+    study, out = tmp_path / "scaling.yaml", tmp_path / "scaling"
+    curve = {"kind": "strong", "ranks": [1, 2]}
+    spec = {"name": "scaled", "job": "job.yaml", "curves": {"strong": curve}, "rounds": 4, "warm_up": 2, "repeats": 1}
+    study.write_text(yaml.safe_dump(spec))
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(SITE))
+    told = parse_mpi(cluster, "sbatch", study, "--out", out, "--site", tmp_path / "site.yaml", "--submit")
+    numbers = re.findall(r"submitted job (\d+)", told)
+    assert len(numbers) == 2
+    cluster.wait_for("both points", lambda: all(is_completed(cluster, number) for number in numbers))
+    parse_mpi(cluster, "scaling", study, "--out", out, "--report")
+    launches = load_scaling(out / "scaling.h5").launches
+    assert [(launch.ranks, launch.status) for launch in launches] == [(1, "finished"), (2, "finished")]
 
 
 def test_a_killed_rank_ends_the_step_and_a_job_that_gets_no_further_is_given_up(

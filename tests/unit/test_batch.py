@@ -1,6 +1,7 @@
 """Batch scripts: what they ask for, how they quote, what is refused, and when a job is given up."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from small_jobs import write_job
 
 from parse_mpi.batch.script import allocation, study_script, train_script
 from parse_mpi.batch.site import Site, find_site, read_site, shipped
-from parse_mpi.batch.submit import is_study, submit
+from parse_mpi.batch.submit import submit, what_is
 from parse_mpi.cli import main
 from parse_mpi.errors import JobError, LaunchError
 from parse_mpi.storage.restarts import count_ended_launch
@@ -156,10 +157,40 @@ def test_a_site_file_is_checked_line_by_line(tmp_path):
         read_site(tmp_path / "none.yaml")
 
 
+SCALING = {
+    "name": "scaled", "job": "job.yaml", "repeats": 1, "rounds": 4, "warm_up": 2,
+    "curves": {"strong": {"kind": "strong", "ranks": [1, 3], "ranks_per_node": 2}},
+    "launch": {"by": "slurm", "threads": 2, "time_limit": "7:00"},
+}  # fmt: skip
+
+
+def test_every_point_of_a_scaling_study_is_a_job_of_its_own(tmp_path, capsys):
+    """On as many nodes and cores as the study says; the same words as the study prints to be started by hand."""
+    write_job(tmp_path)
+    study, out, site = tmp_path / "scaling.yaml", tmp_path / "out", tmp_path / "site.yaml"
+    study.write_text(yaml.safe_dump(SCALING))
+    site.write_text(yaml.safe_dump({"node": {"cores": 8}, "setup": ["true"], "bind": {"cpu": ""}}))
+    assert main(["sbatch", str(study), "--out", str(out), "--site", str(site)]) == 0
+    one, three = ("#!/bin/bash" + script for script in capsys.readouterr().out.split("#!/bin/bash")[1:])
+    name = "strong,3r,2n,10a,0"
+    asked = directives(three)
+    for directive in ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", "--time=7:00", "--exclusive"):
+        assert directive in asked
+    assert f"--output={out}/logs/{name}.slurm-%j.log" in asked
+    assert "--nodes=1" in directives(one)
+    ended, told = run_with_stand_ins(three, tmp_path)
+    assert ended == 0
+    assert told[0].startswith("srun <-K1> <--ntasks=3> <--mpi=pmi2> <--cpus-per-task=2> <parse-mpi> <run>")
+    assert main(["scaling", str(study), "--out", str(out)]) == 75
+    by_hand = next(line for line in capsys.readouterr().out.splitlines() if name in line)
+    assert told[1] == "parse-mpi " + " ".join(f"<{word}>" for word in shlex.split(by_hand)[1:]) + " nic="
+
+
 def test_studies_are_told_from_jobs(tmp_path):
-    assert not is_study(write_job(tmp_path))
-    (tmp_path / "study.yaml").write_text("name: s\ncells: {}\n")
-    assert is_study(tmp_path / "study.yaml")
+    assert what_is(write_job(tmp_path)) == "job"
+    for key, kind in (("cells", "study"), ("curves", "scaling")):
+        (tmp_path / "study.yaml").write_text(f"name: s\n{key}: {{}}\n")
+        assert what_is(tmp_path / "study.yaml") == kind
 
 
 def test_submitting_needs_slurm_and_tells_what_it_says(tmp_path, monkeypatch):
