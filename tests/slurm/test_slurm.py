@@ -201,6 +201,15 @@ def test_a_cancelled_job_leaves_a_sound_checkpoint(cluster: Cluster, tmp_path: P
     assert main(["status", str(run)]) == 75
 
 
+def test_the_doctor_sees_nodes_and_a_wrong_mpi(cluster: Cluster, tmp_path: Path) -> None:
+    srun, doctor = ("srun", "-K1", "--nodes=2", "--ntasks=4"), (sys.executable, "-m", "parse_mpi", "doctor")
+    told = cluster.run(*srun, "--mpi=pmi2", *doctor)
+    assert "started 4 ranks (PMI_SIZE), and MPI joined them" in told
+    assert "FAIL" not in told
+    with pytest.raises(AssertionError, match="MPI sees a world of 1"):
+        cluster.run(*srun, "--mpi=none", *doctor)
+
+
 def test_worlds_of_one_rank_are_caught_with_what_mends_them(cluster: Cluster, tmp_path: Path) -> None:
     """srun starts four tasks, and MPI, which does not hear of it, makes each a world of its own."""
     job, run = write_job(tmp_path, ENDLESS), tmp_path / "run"
