@@ -20,13 +20,12 @@ from parse_mpi.data.dataset import TEST, VALIDATION, Dataset, size_bytes
 from parse_mpi.data.sampler import widest_batch
 from parse_mpi.exchange.mixing import BLOCK_BYTES
 from parse_mpi.exchange.routing import Route, ghost_bound, make_route
-from parse_mpi.job import DigitsSource
 from parse_mpi.plan import Plan
 from parse_mpi.population import Agent
 from parse_mpi.run.evaluation import SAMPLES, SPLITS
 
 PROCESS_BYTES = 325_000_000  # Python, torch (CPU build), MPI, h5py and what a run imports, resident
-SCIKIT_LEARN_BYTES = 70_000_000  # which only the digits and clusters need
+SCIKIT_LEARN_BYTES = 70_000_000  # which only clusters need
 ACTIVATIONS = 3  # copies of a layer's output that are alive at the peak: forward, backward, and one temporary
 EVALUATED = 8  # copies of the widest layer's output that are alive in evaluation, where nothing is kept for a gradient
 LOGITS = 6  # the same for the logits of the contrastive term, which go through more operations
@@ -99,10 +98,9 @@ def rank_memory(plan: Plan, dataset: Dataset, rank: int, routes: Mapping[str, Ro
         row = plan.row_bytes(name)
         ghosts += ghost_bound(graph, plan.rank_of, rank) * row
         buffers += (len(routes[name].ghosts) + len(routes[name].send_rows)) * row
-    digits = plan.job.data.source == "digits" or isinstance(plan.job.data.source, DigitsSource)
     clusters = any(graph.clusters > 1 for graph in plan.graphs.values())
     return RankMemory(
-        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if digits or clusters else 0),
+        process=PROCESS_BYTES + (SCIKIT_LEARN_BYTES if clusters else 0),
         data=_data_bytes(plan, dataset, rank, item),
         rows=own * (2 if plan.job.train.order == "consensus" else 1),
         gradients=own,

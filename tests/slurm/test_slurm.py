@@ -25,7 +25,8 @@ from parse_mpi.storage.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"not installed: {missing()} (slurm-wlm, munge)")
 
-NODES, CORES = 3, 2
+NODES, CORES, REST_S = 3, 2, 3.0
+requeued_at: dict[tuple[str, str], float] = {}  # job and restart -> when it was seen waiting first
 SITE = {
     "mpi": "pmi2",
     "node": {"cores": CORES, "numa_domains": 2},
@@ -56,12 +57,17 @@ def parse_mpi(cluster: Cluster, *arguments: str | Path) -> str:
 
 
 def is_completed(cluster: Cluster, number: str) -> bool:
-    """Whether a job has ended well; one that was requeued, and would wait for two minutes, is told to start."""
-    state = cluster.job(number)["JobState"]
-    if state == "PENDING":
-        with suppress(AssertionError):  # it has just started
-            cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
-    return state == "COMPLETED"
+    """Whether a job has ended well; one that was requeued, and would wait for two minutes, is told to start.
+
+    Not at once: a node refuses a job that starts within the second in which it was killed.
+    """
+    job = cluster.job(number)
+    if job["JobState"] == "PENDING" and job["Restarts"] != "0":
+        since = requeued_at.setdefault((number, job["Restarts"]), time.monotonic())
+        if time.monotonic() - since > REST_S:
+            with suppress(AssertionError):  # it has just started
+                cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    return job["JobState"] == "COMPLETED"
 
 
 def rounds_done(run: Path) -> int:
@@ -123,7 +129,7 @@ def final_rows(run: Path) -> dict[tuple[str, int], bytes]:
     for shard in newest.glob("shard-*.h5"):
         with h5py.File(shard) as file:
             for name in file["slices"]:
-                ids, rows = file[f"slices/{name}/agent"][:], file[f"slices/{name}/parameters"][:]
+                ids, rows = file[f"slices/{name}/agents"][:], file[f"slices/{name}/parameters"][:]
                 found |= {(name, int(agent)): row.tobytes() for agent, row in zip(ids, rows, strict=True)}
     assert found
     return found
