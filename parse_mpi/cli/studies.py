@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from parse_mpi.errors import (
@@ -40,10 +41,7 @@ def compare_methods(options: argparse.Namespace) -> int:
             print(path)
     if ended.open:
         print(f"{counted(ended.open, 'cell')} not run yet, or at work elsewhere; the same command collects them later")
-    if ended.failed:
-        told = "\n".join(f"  {name}: {reason}" for name, reason in ended.failed.items())
-        raise CellError(f"{counted(len(ended.failed), 'failure')}; the same command tries again:\n{told}")
-    return EXIT_OK if options.report or not ended.open else EXIT_TO_BE_CONTINUED
+    return _exit_code(ended.failed, ended.open, options.report)
 
 
 def measure_scaling(options: argparse.Namespace) -> int:
@@ -66,7 +64,12 @@ def measure_scaling(options: argparse.Namespace) -> int:
         print(path)
     if ended.open:
         print(f"{counted(ended.open, 'run')} left; the same command goes on")
-    if ended.failed:
-        told = "\n".join(f"  {name}: {reason}" for name, reason in ended.failed.items())
-        raise CellError(f"{counted(len(ended.failed), 'failure')}; the same command tries again:\n{told}")
-    return EXIT_OK if options.report or not ended.open else EXIT_TO_BE_CONTINUED
+    return _exit_code(ended.failed, ended.open, options.report)
+
+
+def _exit_code(failed: Mapping[str, str], left: int, only_report: bool) -> int:
+    """How a study ended. Raises CellError where launches failed; failed: name -> reason."""
+    if failed:
+        told = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        raise CellError(f"{counted(len(failed), 'failure')}; the same command tries again:\n{told}")
+    return EXIT_OK if only_report or not left else EXIT_TO_BE_CONTINUED

@@ -108,7 +108,9 @@ class Comparison:
         """Cells and launches of tuning that are wanted and not finished."""
         choices = self.choices()
         cells, launches = self.cells(choices), missing(self.tried, choices)
-        return [t for t in cells if self._is_open(t)], [t for t in launches if self._is_open(t)]
+        kept = kept_cells(self.kept, cells)
+        left = [trial for trial in cells if trial.name not in kept and self._is_open(trial)]
+        return left, [trial for trial in launches if self._is_open(trial)]
 
     def choices(self) -> dict[Pair, Choice]:
         """What tuning.yaml, or an earlier study.h5, has frozen for what this study tries."""
@@ -167,8 +169,7 @@ class Comparison:
         return all(trial.levels[axis] == level for axis, level in self.only.items() if axis in axes)
 
     def _is_open(self, trial: Trial) -> bool:
-        kept = trial.purpose == "cell" and kept_cells(self.kept, [trial])
-        return self._is_wanted(trial) and not kept and not is_finished(self.out, trial)
+        return self._is_wanted(trial) and not is_finished(self.out, trial)
 
     def _left(self, cells: Sequence[Trial], known: Mapping[str, NoResult]) -> int:
         """How many cells are neither finished nor failed."""
