@@ -235,6 +235,11 @@ def test_methods_that_never_differ_support_and_refute_nothing(study, expect):
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
+def other_lines(claims: str) -> list[str]:
+    """The lines of docs/claims.yaml that no benchmark writes."""
+    return [line for line in claims.splitlines() if not line.startswith(("  verdict:", "  figures:", "    - {what:"))]
+
+
 def test_verdicts_are_recorded_and_nothing_else_changes(tmp_path: Path, capsys, monkeypatch):
     for name in ("claims.yaml", "results.md"):
         shutil.copy(ROOT / "docs" / name, tmp_path)
@@ -257,8 +262,7 @@ def test_verdicts_are_recorded_and_nothing_else_changes(tmp_path: Path, capsys, 
     assert claims["parse-gain-has-the-claimed-size"].verdict == "refuted"
     assert claims["parse-beats-matched-baselines"].verdict == "inconclusive"
     after = (tmp_path / "claims.yaml").read_text("utf-8")
-    kept = [line for line in after.splitlines() if not line.startswith(("  verdict:", "  figures:", "    - {what:"))]
-    assert kept == [line for line in before.splitlines() if not line.startswith(("  verdict:", "  figures:"))]
+    assert other_lines(after) == other_lines(before)
     page = (tmp_path / "results.md").read_text("utf-8")
     assert to_markdown(claims_table(list(claims.values()))).strip() in page
     assert page.split("### Claims")[0] == (ROOT / "docs" / "results.md").read_text("utf-8").split("### Claims")[0]
