@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from launch import find_mpiexec, run
 
+from parse_mpi.scaling.runner import ScalingStudy
+
 Answer = dict[str, np.ndarray]
 ROUNDS = Path(__file__).with_name("network_rounds.py")
 FORWARDER = Path(__file__).with_name("tun_forwarder.py")
@@ -134,6 +136,17 @@ def ask(network: Network, questions: Sequence[Mapping[str, object]], log_dir: Pa
     assert outcome.code == 0, outcome
     answers = json.loads(outcome.logs[0].splitlines()[-1])
     return [{name: np.array(by_rank) for name, by_rank in answer.items()} for answer in answers]
+
+
+def run_points(study: ScalingStudy, network: Network, log_dir: Path, limit_s: float) -> None:
+    """Run what a scaling study has not measured yet: on all hosts in turn, or on none of them and by shared memory."""
+    for point in study.unfinished():
+        apart = point.nodes > 1
+        assert point.nodes in (1, len(network.addresses))
+        words = [sys.executable, "-m", "parse_mpi", *study.command(point)[1:]]
+        way = (OVER_TCP, network.mpiexec) if apart else (None, None)
+        outcome = run(point.ranks, words, log_dir / point.trial.name, limit_s, *way)
+        assert outcome.code == 0, outcome
 
 
 def _hold(stack: ExitStack, name: str) -> int:

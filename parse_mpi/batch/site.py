@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from parse_mpi.errors import BatchError, JobError, Problem
+from parse_mpi.errors import BatchError
 from parse_mpi.job.base import Section
-from parse_mpi.joberrors import blame_all, show
 from parse_mpi.jobfile import in_reading_order
 from parse_mpi.jobpaths import SHIPPED_DIRS
 from parse_mpi.run.preemption import seconds_of
-from parse_mpi.yamlfile import read_yaml
+from parse_mpi.specfile import read_spec
 
 VARIABLE = "PARSE_MPI_SITE"
 Line = Annotated[str, Field(pattern=r"^[^\n\r]*$")]
@@ -107,22 +105,7 @@ def shipped(name: str) -> Path:
 
 def read_site(path: Path) -> Site:
     """Read a site file. Raises BatchError with every problem as file:line."""
-    if not path.is_file():
-        raise BatchError([Problem(str(path), "there is no such site file", "slurm/site.yaml is one to copy")])
-    try:
-        document = read_yaml(path)
-    except JobError as error:
-        raise BatchError(error.problems) from None
-    settings = {} if document.value is None else document.value
-    if not isinstance(settings, dict):
-        what = f"the file is {show(document.value)}; a site is a mapping of keys"
-        document.blame((), what, "slurm/site.yaml is one to copy")
-        raise BatchError(document.problems)
-    try:
-        site = Site.model_validate_json(json.dumps(settings), strict=True)
-    except ValidationError as error:
-        blame_all(document, Site, error.errors(include_url=False))
-        raise BatchError(in_reading_order(document.problems)) from None
+    document, site = read_spec(path, Site, BatchError, "site", "slurm/site.yaml is one to copy")
     if document.problems:
         raise BatchError(in_reading_order(document.problems))
     return site

@@ -115,27 +115,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     compare = _add(commands, "compare", compare_methods, "run all cells of a study, and say what they show")
-    compare.description = COMPARE
-    compare.formatter_class = argparse.RawDescriptionHelpFormatter
-    compare.add_argument("study", type=Path, metavar="STUDY", help="study file: jobs/studies/quick-compare.yaml")
-    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it is not there")
-    instead = compare.add_mutually_exclusive_group()
-    instead.add_argument("--plan", action="store_true", help="show launches and hours; starts no cell")
-    instead.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")
+    _ask_study(compare, COMPARE, "jobs/studies/quick-compare.yaml", "show launches and hours; starts no cell")
     compare.add_argument("--only", type=_levels, default={}, metavar="AXIS=LEVEL,...", help="only these cells")
     compare.add_argument("--task", type=int, metavar="K", help="run share K of the launches, from 1 on ...")
     compare.add_argument("--tasks", type=int, metavar="N", help="... of N shares: for job arrays")
 
     scaling = _add(commands, "scaling", measure_scaling, "measure a job on more ranks, nodes or agents")
-    scaling.description = SCALING
-    scaling.formatter_class = argparse.RawDescriptionHelpFormatter
-    scaling.add_argument("study", type=Path, metavar="STUDY", help="study file: jobs/scaling/quickstart.yaml")
-    scaling.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it is not there")
-    instead = scaling.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--plan", action="store_true", help="print a command for each unfinished point; starts nothing"
-    )
-    instead.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")
+    by_hand = "print a command for each unfinished point; starts nothing"
+    _ask_study(scaling, SCALING, "jobs/scaling/quickstart.yaml", by_hand)
 
     status = _add(commands, "status", show_status, "how far a run is; exit 75 when it is to be continued")
     status.add_argument("run", type=Path, metavar="RUN")
@@ -248,3 +235,14 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: --set train.optimiser.lr=0.05"
     )
+
+
+def _ask_study(parser: argparse.ArgumentParser, text: str, example: str, plan: str) -> None:
+    """What `compare` and `scaling` have in common. text: what --help teaches; plan: what --plan does."""
+    parser.description = text
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("study", type=Path, metavar="STUDY", help=f"study file: {example}")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if it is not there")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help=plan)
+    instead.add_argument("--report", action="store_true", help="only collect what has finished; starts nothing")

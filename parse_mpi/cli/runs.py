@@ -51,7 +51,7 @@ def show_status(options: argparse.Namespace) -> int:
 
 def _require_progress(run: RunDirectory, done: int, allowed: int) -> None:
     """Raises LaunchError where so many launches in a row of this Slurm job have ended at the same round."""
-    from parse_mpi.run.slurm import slurm_restarts
+    from parse_mpi.slurm import slurm_restarts
     from parse_mpi.storage.restarts import count_ended_launch
 
     in_vain = count_ended_launch(run, done, first=not slurm_restarts(os.environ))

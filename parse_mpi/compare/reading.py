@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from parse_mpi.compare.schema import ALL_METHODS, DATA, METHOD, Settings, StudySpec
 from parse_mpi.compare.search import read_draw
-from parse_mpi.errors import JobError, Problem, StudyError
-from parse_mpi.joberrors import blame_all, dotted, either, key_hint, show
+from parse_mpi.errors import StudyError
+from parse_mpi.joberrors import dotted, either, key_hint
 from parse_mpi.jobfile import in_reading_order
-from parse_mpi.yamlfile import Document, KeyPath, place_of, read_yaml
+from parse_mpi.specfile import SpecFile, read_spec
+from parse_mpi.yamlfile import Document, KeyPath
 
 BASE = "job"  # in a level of data: the job file, not a key of it
 AXIS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")  # those of all axes are the name of a directory
-Spec = TypeVar("Spec", bound=BaseModel)
 OURS = {"seed": "`seeds` sets it", "evaluate.test": "tuning leaves the test split out, cells do not"}
 
 
 @dataclass(frozen=True)
-class StudyFile:
-    """A checked study, its text, and where each of its keys stands."""
-
-    spec: StudySpec
-    path: Path
-    text: str
-    lines: Mapping[KeyPath, str]
-
-    def where(self, *keys: str | int) -> str:
-        """`file:line` of a key, or of its nearest parent that was written."""
-        return place_of(self.lines, keys)
+class StudyFile(SpecFile[StudySpec]):
+    """A checked study."""
 
     def base_job(self, data: str) -> Path:
         """The job file that a level of data names."""
@@ -46,7 +33,7 @@ class StudyFile:
 
 def read_study(path: Path) -> StudyFile:
     """Read a study file. Raises StudyError with all that it shows to be wrong by itself; its jobs come later."""
-    document, spec = read_spec(path, StudySpec, "jobs/studies holds ready ones")
+    document, spec = read_spec(path, StudySpec, StudyError, "study", "jobs/studies holds ready ones")
     _check_axes(document, spec, path)
     _check_seeds(document, spec)
     _check_tuning(document, spec)
@@ -54,28 +41,6 @@ def read_study(path: Path) -> StudyFile:
     if document.problems:
         raise StudyError(in_reading_order(document.problems))
     return StudyFile(spec, path, path.read_text("utf-8-sig"), document.lines)
-
-
-def read_spec(path: Path, schema: type[Spec], hint: str) -> tuple[Document, Spec]:
-    """A YAML file and what it says by a schema. hint: where sound files of the kind are.
-
-    Raises StudyError with all that does not fit the schema.
-    """
-    if not os.path.exists(path):
-        raise StudyError([Problem(str(path), "there is no such file", hint)])
-    try:
-        document = read_yaml(path)
-    except JobError as error:
-        raise StudyError(error.problems) from None
-    if not isinstance(document.value, dict):
-        document.blame((), f"the file is {show(document.value)}; a study is a mapping of keys", hint)
-        raise StudyError(document.problems)
-    try:
-        # As JSON, because strict validation takes lists for tuples there, and a whole number for a float.
-        return document, schema.model_validate_json(json.dumps(document.value), strict=True)
-    except ValidationError as error:
-        blame_all(document, schema, error.errors(include_url=False))
-        raise StudyError(in_reading_order(document.problems)) from None
 
 
 def base_job(study: Path, level: Settings) -> Path:

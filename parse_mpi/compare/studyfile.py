@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from parse_mpi.compare.choices import Choice, Pair, Tried
 from parse_mpi.compare.schema import Compare, Settings
-from parse_mpi.errors import StorageError
 from parse_mpi.measures.accuracy import WEIGHTINGS
 from parse_mpi.storage.layout import Array, Attribute
-from parse_mpi.storage.read import Content, read_hdf5
+from parse_mpi.storage.read import Content
+from parse_mpi.storage.results import read_result
 from parse_mpi.storage.write import write_sealed_hdf5
 
 FORMAT, FORMAT_VERSION = "parse-mpi study", 1
@@ -151,18 +151,7 @@ def write_study(path: Path, study: Study) -> None:
 
 def load_study(path: Path) -> Study:
     """Read study.h5. Raises StorageError where it is not there, damaged, or of a newer version."""
-    content = read_hdf5(path)
-    root = content.attributes.get("", {})
-    version = root.get("format_version")
-    if root.get("format") != FORMAT or not isinstance(version, int):
-        raise StorageError(f"{path}: no study of parse-mpi: {root.get('format')!r}, version {version!r}")
-    if version > FORMAT_VERSION or not content.is_sealed:
-        what = f"format version {version}" if version > FORMAT_VERSION else "without its seal, so damaged or edited"
-        raise StorageError(f"{path}: {what}; parse-mpi compare with --report writes it anew")
-    try:
-        return _study(content)
-    except (KeyError, ValueError, TypeError) as error:
-        raise StorageError(f"{path}: not what a study holds: {error!r}") from error
+    return read_result(path, FORMAT, FORMAT_VERSION, "compare", _study)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------

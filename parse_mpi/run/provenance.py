@@ -17,7 +17,7 @@ import yaml
 import parse_mpi
 from parse_mpi.exchange.devices import Seat
 from parse_mpi.exchange.library import mpi_library
-from parse_mpi.run.slurm import slurm_job
+from parse_mpi.slurm import slurm_job
 from parse_mpi.storage.write import storage_errors, write_text
 
 PACKAGES = ("torch", "numpy", "mpi4py", "h5py")

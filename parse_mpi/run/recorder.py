@@ -34,7 +34,7 @@ from parse_mpi.run.consensus import Component, components
 from parse_mpi.run.evaluation import SPLITS
 from parse_mpi.run.final import Table
 from parse_mpi.run.phases import PHASES
-from parse_mpi.run.slurm import slurm_restarts
+from parse_mpi.slurm import slurm_restarts
 from parse_mpi.storage.metrics import write_segment, write_table
 
 

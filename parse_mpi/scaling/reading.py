@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from parse_mpi.compare.reading import read_spec
 from parse_mpi.errors import StudyError
 from parse_mpi.jobfile import in_reading_order
 from parse_mpi.scaling.schema import ScalingSpec
-from parse_mpi.yamlfile import KeyPath, place_of
+from parse_mpi.specfile import SpecFile, read_spec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")  # of a curve, which the names of its run directories begin with
 OURS = {
@@ -22,17 +20,8 @@ OURS = {
 
 
 @dataclass(frozen=True)
-class ScalingFile:
-    """A checked study, its text, and where each of its keys stands."""
-
-    spec: ScalingSpec
-    path: Path
-    text: str
-    lines: Mapping[KeyPath, str]
-
-    def where(self, *keys: str | int) -> str:
-        """`file:line` of a key, or of its nearest parent that was written."""
-        return place_of(self.lines, keys)
+class ScalingFile(SpecFile[ScalingSpec]):
+    """A checked scaling study."""
 
     @property
     def job(self) -> Path:
@@ -42,7 +31,7 @@ class ScalingFile:
 
 def read_scaling_study(path: Path) -> ScalingFile:
     """Read a study file. Raises StudyError with all that it shows to be wrong by itself; its jobs come later."""
-    document, spec = read_spec(path, ScalingSpec, "jobs/scaling holds ready ones")
+    document, spec = read_spec(path, ScalingSpec, StudyError, "scaling study", "jobs/scaling holds ready ones")
     study = ScalingFile(spec, path, path.read_text("utf-8-sig"), document.lines)
     if not study.job.is_file():
         document.blame(("job",), f"there is no job file {study.job}")

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from parse_mpi.errors import StorageError
 from parse_mpi.scaling.loads import LOADS, Loads
 from parse_mpi.storage.layout import Array, Attribute
-from parse_mpi.storage.read import Content, read_hdf5
+from parse_mpi.storage.read import Content
+from parse_mpi.storage.results import read_result
 from parse_mpi.storage.write import write_sealed_hdf5
 
 FORMAT, FORMAT_VERSION = "parse-mpi scaling", 1
@@ -131,18 +131,7 @@ def write_scaling_file(path: Path, scaling: Scaling) -> None:
 
 def load_scaling(path: Path) -> Scaling:
     """Read scaling.h5. Raises StorageError where it is not there, damaged, or of a newer version."""
-    content = read_hdf5(path)
-    root = content.attributes.get("", {})
-    version = root.get("format_version")
-    if root.get("format") != FORMAT or not isinstance(version, int):
-        raise StorageError(f"{path}: no scaling study of parse-mpi: {root.get('format')!r}, version {version!r}")
-    if version > FORMAT_VERSION or not content.is_sealed:
-        what = f"format version {version}" if version > FORMAT_VERSION else "without its seal, so damaged or edited"
-        raise StorageError(f"{path}: {what}; parse-mpi scaling with --report writes it anew")
-    try:
-        return _scaling(content)
-    except (KeyError, ValueError, TypeError) as error:
-        raise StorageError(f"{path}: not what a scaling study holds: {error!r}") from error
+    return read_result(path, FORMAT, FORMAT_VERSION, "scaling", _scaling)
 
 
 def _root(scaling: Scaling) -> dict[str, Attribute]:

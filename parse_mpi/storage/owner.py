@@ -27,6 +27,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from parse_mpi.errors import EvictedError, StorageError
+from parse_mpi.slurm import slurm_restarts
 from parse_mpi.storage.read import require_plain_file
 from parse_mpi.storage.rundir import RunDirectory, utc_now
 from parse_mpi.storage.write import storage_errors, write_all
@@ -262,7 +263,6 @@ def _judge(found: Record, me: Record) -> Verdict:
 
 
 def _this_process() -> Record:
-    restart = os.environ.get("SLURM_RESTART_COUNT", "")
     return Record(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -270,7 +270,7 @@ def _this_process() -> Record:
         boot=_boot(),
         pid_namespace=_pid_namespace(),
         job=os.environ.get("SLURM_JOB_ID", ""),
-        restart=int(restart) if restart.isdecimal() else 0,
+        restart=slurm_restarts(os.environ),
         token=secrets.token_hex(8),
         since=utc_now(),
         heartbeat=0,

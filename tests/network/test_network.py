@@ -13,10 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launch import ROOT, child_environment, run
-from namespaces import OVER_TCP, Answer, Network, ask, why_not
+from namespaces import OVER_TCP, Answer, Network, ask, run_points, why_not
 from real_runs import command, differences, result, train
+from scaling_cases import write_scaling_study
 from small_jobs import write_job
 
+from parse_mpi.scaling.costmodel import fit, samples_of
+from parse_mpi.scaling.runner import ScalingStudy
+from parse_mpi.scaling.scalingfile import load_scaling
 from parse_mpi.storage.metrics import read_metrics
 
 REASON = why_not()
@@ -117,6 +121,30 @@ def test_bandwidth_limits_the_exchange(tmp_path: Path) -> None:
         (answer,) = ask(network, [rounds(1.0)], tmp_path / "log", LIMIT_S)
     least_s = 8e-6 * answer["sent_bytes"].max() / 6 / RATE_MBIT
     assert 0.9 * least_s < np.median(answer["travel_s"].max(axis=0)) < 10 * least_s
+
+
+def test_the_cost_model_finds_what_was_set_between_hosts(tmp_path: Path) -> None:
+    """A scaling study over two hosts: a message and a byte that cross have constants of their own."""
+    curves = {"strong": None}
+    for agents in (3, 24):
+        curves[f"apart-{agents}"] = {"kind": "strong", "ranks": [2], "agents": agents, "ranks_per_node": 1}
+    job = {"encoder": {"hidden": [64]}, "data": {"partition": {"min_per_agent": 1}}}
+    path = write_scaling_study(tmp_path, {"curves": curves, "rounds": 4}, job)
+    study = ScalingStudy(path, tmp_path / "out")
+    with Network(2, tmp_path, DELAY_S, RATE_MBIT) as network:
+        run_points(study, network, tmp_path / "logs", LIMIT_S)
+    assert study.collect().failed == {}
+    scaling = load_scaling(tmp_path / "out" / "scaling.h5")
+    for measured in (launch.result for launch in scaling.launches):
+        assert set(measured.host) == {"node0", "node1"}
+        np.testing.assert_allclose(measured.loads.bytes_between, measured.sent_bytes.mean(0))
+        assert measured.loads.bytes_within.sum() == 0
+    model = fit(samples_of(scaling))
+    assert model.network == "fitted"
+    a_message_s, a_byte_s = (model.constants["exchange", name] for name in ("messages_between", "bytes_between"))
+    messages = samples_of(scaling)[0].demand.features["messages_between"]
+    assert messages * a_message_s > 0.5 * DELAY_S  # sent at once, so that their latencies are not a sum
+    assert 0.3 * RATE_MBIT < 8e-6 / a_byte_s < 3 * RATE_MBIT
 
 
 def test_the_doctor_sees_hosts_and_measures_between_them(tmp_path: Path) -> None:

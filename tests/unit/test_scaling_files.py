@@ -150,5 +150,5 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
         load_scaling(path)
     with h5py.File(path, "w") as file:
         file.attrs["format"] = "something"
-    with pytest.raises(StorageError, match="no scaling study"):
+    with pytest.raises(StorageError, match="no result of parse-mpi scaling"):
         load_scaling(path)
