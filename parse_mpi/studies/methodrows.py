@@ -90,16 +90,18 @@ def accuracy_table(rows: MethodRows, condition: Condition, row: str, weighting: 
 def heads_table(rows: MethodRows, condition: Condition) -> Table:
     """What is left where heads are dropped at inference."""
     names = dict.fromkeys(name for result in _results(rows) for name in result.prediction)
-    measured = {name: partial(_of_kind, prediction=name, kind=MULTIMODAL) for name in names}
-    body = [
-        [name, *(percent(*over_seeds(cells, value)) for value in measured.values())] for name, cells in rows.items()
-    ]
+    columns = {}
+    for name in names:
+        value = partial(_of_kind, prediction=name, kind=MULTIMODAL)
+        columns[name] = [percent(*over_seeds(cells, value)) for cells in rows.values()]
+    columns = {name: texts for name, texts in columns.items() if set(texts) != {UNKNOWN}}  # of modalities nobody holds
+    body = [list(row) for row in zip(rows, *columns.values(), strict=True)]
     title = f"{condition_name(condition)}: accuracy (%) of heads, {ROWS['last']}"
     note = (
         "Agents with several modalities, common test split: all heads (ensemble), some of them, or one; "
         f"{UNKNOWN} where a method has no such heads."
     )
-    return Table(title, ["method", *measured], body, frozenset({"method"}), note)
+    return Table(title, ["method", *columns], body, frozenset({"method"}), note)
 
 
 def quality_table(rows: MethodRows, condition: Condition) -> Table:

@@ -262,6 +262,15 @@ def test_heads_are_those_of_agents_with_several_modalities(study):
     assert row["unique"] == f"{100 * np.mean(right):.1f} ± {100 * np.std(right, ddof=1):.1f}"
 
 
+def test_heads_of_modalities_that_nobody_holds_are_left_out(study):
+    def with_another_head(cell):
+        last = np.concatenate([cell.result.last, np.full_like(cell.result.last[..., :1], np.nan)], axis=3)
+        return replace(cell, result=replace(cell.result, prediction=("ensemble", "unique", "unique[pen]"), last=last))
+
+    made = replace(study, cells=tuple(map(with_another_head, study.cells)))
+    assert heads_table(rows_of(made, DIGITS), DIGITS) == heads_table(rows_of(study, DIGITS), DIGITS)
+
+
 def test_retrieval_inside_agents_and_between_them_is_told_apart(study):
     def with_two_sorts(cell):
         final = cell.result.final
