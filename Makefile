@@ -31,7 +31,7 @@ quickstart: $(VENV)/.installed-run  ## train 30 agents on 2 ranks and draw what 
 	$(VENV)/bin/parse-mpi report $(RUN)
 
 test: $(VENV)/.installed-test  ## run all tests, also those on several ranks
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 soak: $(VENV)/.installed-test  ## run the tests that take minutes and draw anew each time
 	$(VENV)/bin/python -m pytest -m soak $(PYTEST_FLAGS)
