@@ -4,6 +4,7 @@ import re
 
 from launch import ROOT
 
+from parse_mpi.batch.site import read_site
 from parse_mpi.cli import make_parser
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -34,3 +35,14 @@ def test_its_commands_parse():
     assert len(lines) >= 7
     for line in lines:
         assert make_parser().parse_args(line.split()).command
+
+
+def test_its_site_file_knows_the_network(tmp_path):
+    script, source, path = re.search(r"^    sed '(.+)' (\S+) > (\S+)$", README, re.M).groups()
+    assert f"--site {path}" in README
+    _, pattern, replacement, _ = script.split("/")
+    site = tmp_path / "site.yaml"
+    site.write_text(re.sub(pattern, replacement, (ROOT / source).read_text(), flags=re.M))
+    network = read_site(site).network
+    assert (network.latency_us, network.bandwidth_gb_s) == (1.5, 12)
+    assert "1.5 µs and 12 GB/s" in README
