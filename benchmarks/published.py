@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/published.py pack runs/headline docs/studies/headline.h5.xz
     .venv/bin/python benchmarks/published.py unpack docs/studies/headline.h5.xz runs/headline
 
-What is left out: predictions on validation samples, and how sure agents were of each of theirs. All tables but none of
-the pictures of a study need neither; `parse-mpi compare --report` and `benchmarks/claims.py` work on what was unpacked.
+What is left out: predictions on validation samples, how sure agents were of theirs, and in which folder the study lay.
+Tables, pictures and verdicts need none of it: `parse-mpi compare --report` and `benchmarks/claims.py` work on what was
+unpacked.
 """
 
 from __future__ import annotations
@@ -31,9 +32,16 @@ def slim(result: Result | None) -> Result | None:
     return replace(result, final=replace(final, predicted=predicted, confidence=np.full_like(final.confidence, np.nan)))
 
 
+def portable(command: str) -> str:
+    """A command without the folders of one machine."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in command.split())
+
+
 def pack(directory: Path, packed: Path) -> None:
     study = load_study(directory / RESULT)
-    small = replace(study, cells=tuple(replace(cell, result=slim(cell.result)) for cell in study.cells))
+    cells = tuple(replace(cell, result=slim(cell.result)) for cell in study.cells)
+    told = {**study.provenance, "command": portable(study.provenance["command"])}
+    small = replace(study, cells=cells, provenance=told)
     with tempfile.TemporaryDirectory() as folder:
         write_study(Path(folder) / RESULT, small)
         packed.parent.mkdir(parents=True, exist_ok=True)
