@@ -139,10 +139,11 @@ def test_the_cost_model_finds_what_was_set_between_hosts(tmp_path: Path) -> None
         assert set(measured.host) == {"node0", "node1"}
         np.testing.assert_allclose(measured.loads.bytes_between, measured.sent_bytes.mean(0))
         assert measured.loads.bytes_within.sum() == 0
-    model = fit(samples_of(scaling))
+    samples = samples_of(scaling)
+    model = fit(samples)
     assert model.network == "fitted"
     a_message_s, a_byte_s = (model.constants["exchange", name] for name in ("messages_between", "bytes_between"))
-    messages = samples_of(scaling)[0].demand.features["messages_between"]
+    messages = samples[0].demand.features["messages_between"]
     assert messages * a_message_s > 0.5 * DELAY_S  # sent at once, so that their latencies are not a sum
     assert 0.3 * RATE_MBIT < 8e-6 / a_byte_s < 3 * RATE_MBIT
 
