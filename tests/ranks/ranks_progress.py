@@ -65,12 +65,15 @@ def test_every_mode_mixes_the_same(mode: str) -> None:
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("mode", ["thread", "poll"])
 def test_rows_arrive_while_the_work_goes_on(mode: str) -> None:
-    """Inside `during` nobody waits: the work ends because it sees that the rows have come."""
+    """Inside `during` nobody waits: the work ends because it sees that the rows have come.
+
+    In mode thread `poll` does nothing, so it was the thread that saw them. It may have ended by the time anyone looks.
+    """
     mixer, progress = Mixer(WORLD, wide_case(), apart=True), Progress(mode)
     mixer.exchange.start(0)
     sent_s = time.perf_counter()
     with progress.during([mixer.exchange]):
-        assert bool(threads()) == (mode == "thread")
+        assert mode == "thread" or not threads()
         while not progress.arrived_s and time.perf_counter() - sent_s < PATIENCE_S:
             progress.poll()
             time.sleep(1e-3)
