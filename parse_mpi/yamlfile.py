@@ -35,7 +35,7 @@ _CORE_SCHEMA = {
 
 @dataclass
 class Document:
-    """What a YAML text says, the place of every key path, and what is wrong.
+    """A YAML text, what it says, the place of every key path, and what is wrong.
 
     A path in `wrong` has its problem already, so nothing more need be said of it or of what lies under it. A path in
     `unsure` has a problem that kept something meant for it, or for something under it, out of the value.
@@ -43,6 +43,7 @@ class Document:
 
     value: Value
     lines: dict[KeyPath, str]
+    text: str = ""
     problems: list[Problem] = field(default_factory=list)
     wrong: set[KeyPath] = field(default_factory=set)
     unsure: set[KeyPath] = field(default_factory=set)
@@ -108,6 +109,7 @@ def parse_yaml(text: str, source: str, *, numbered: bool = True) -> Document:
         if composer is not None:
             composer.dispose()
     reader = _Reader(source, numbered)
+    reader.document.text = text
     for line, what in composer.refused:
         problem = Problem(reader.place(line), f"{what} is not allowed in a job", "write the value out in plain YAML")
         reader.document.problems.append(problem)

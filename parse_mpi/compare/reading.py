@@ -40,7 +40,7 @@ def read_study(path: Path) -> StudyFile:
     _check_comparison(document, spec)
     if document.problems:
         raise StudyError(in_reading_order(document.problems))
-    return StudyFile(spec, path, path.read_text("utf-8-sig"), document.lines)
+    return StudyFile(spec, path, document.text, document.lines)
 
 
 def base_job(study: Path, level: Settings) -> Path:

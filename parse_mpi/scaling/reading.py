@@ -32,7 +32,7 @@ class ScalingFile(SpecFile[ScalingSpec]):
 def read_scaling_study(path: Path) -> ScalingFile:
     """Read a study file. Raises StudyError with all that it shows to be wrong by itself; its jobs come later."""
     document, spec = read_spec(path, ScalingSpec, StudyError, "scaling study", "jobs/scaling holds ready ones")
-    study = ScalingFile(spec, path, path.read_text("utf-8-sig"), document.lines)
+    study = ScalingFile(spec, path, document.text, document.lines)
     if not study.job.is_file():
         document.blame(("job",), f"there is no job file {study.job}")
     for key in spec.settings:
