@@ -1,4 +1,4 @@
-"""The README keeps to the truth: its file tree, its links, its commands."""
+"""README and the list of modules keep to the truth: files, links, commands."""
 
 import re
 
@@ -8,19 +8,26 @@ from parse_mpi.batch.site import read_site
 from parse_mpi.cli import make_parser
 
 README = (ROOT / "README.md").read_text("utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+PACKAGE = ROOT / "parse_mpi"
 
 
-def test_the_file_tree_names_every_module_once():
+def test_it_names_every_folder_once():
     tree = README[README.index("    parse_mpi/ ") : README.index("    tests/ ")]
+    named = [line.split()[0] for line in tree.splitlines()[1:]]
+    assert sorted(named) == sorted(f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py"))
+
+
+def test_the_architecture_names_every_module_once():
+    tree = ARCHITECTURE[ARCHITECTURE.index("    parse_mpi/\n") : ARCHITECTURE.index("Further rules")]
     named, folder = [], ""
-    for line in tree.splitlines()[1:]:
+    for line in tree.strip("\n").splitlines()[1:]:
         name = line.split()[0]
         if line.startswith(" " * 6) and line[6] != " ":
             folder = name if name.endswith("/") else ""
         if not name.endswith("/"):
             named.append(f"{folder}{name}")
-    package = ROOT / "parse_mpi"
-    modules = [path.relative_to(package).as_posix() for path in package.rglob("*.py") if not path.name.startswith("__")]
+    modules = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
     assert sorted(named) == sorted(modules)
 
 
