@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+from damage import forge
 
 from parse_mpi.data.hdf5 import read_dataset
 from parse_mpi.errors import DataError, StorageError
 from parse_mpi.storage.checkpoint import Checkpoint
-from parse_mpi.storage.manifest import canonical_json, merge, write_manifest
+from parse_mpi.storage.manifest import merge, write_manifest
 from parse_mpi.storage.metrics import read_metrics
 from parse_mpi.storage.seal import seal_of
 from parse_mpi.storage.shard import AgentArray, write_shard
@@ -26,7 +26,6 @@ SECRET = np.arange(ROWS * WIDTH, dtype=np.float32).reshape(ROWS, WIDTH)
 PEBI = 1 << 50
 
 Make = Callable[[Any, str, Path], object]
-Read = Callable[[Path], object]
 
 
 # -- hostile files ---------------------------------------------------------------------------------------------------
@@ -211,12 +210,3 @@ def small_checkpoint(folder: Path) -> Path:
 def digest_of(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     return {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def forge(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Edit a manifest and give it a fitting digest."""
-    body = json.loads((directory / "manifest.json").read_text())
-    del body["manifest_sha256"]
-    change(body)
-    body["manifest_sha256"] = hashlib.sha256(canonical_json(body).encode()).hexdigest()
-    (directory / "manifest.json").write_text(json.dumps(body))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damage import flipped
 from saves import Alone, save_now
 
 from parse_mpi.errors import StorageError
@@ -31,19 +32,6 @@ def run_dir(tmp_path: Path) -> Path:
         write_segment(tmp_path, r, r, {"rounds/round": np.array([r])}, {"rounds/round": {"dimensions": ["round"]}})
         save_now(Alone(), tmp_path, r, [AgentArray(NAME, AGENTS, rows(r))], {"round": r}, keep=2)
     return tmp_path
-
-
-def flipped(path: Path, bits: Iterable[int]) -> Iterator[None]:
-    """Flip one bit of the file at a time, these of every byte; yields with the bit flipped."""
-    content = path.read_bytes()
-    with open(path, "r+b", buffering=0) as file:
-        for position, byte in enumerate(content):
-            for bit in bits:
-                file.seek(position)
-                file.write(bytes([byte ^ (1 << bit)]))
-                yield
-            file.seek(position)
-            file.write(bytes([byte]))
 
 
 def require_fallback(run_dir: Path) -> None:

@@ -152,7 +152,7 @@ def read_only(folder):
         folder.chmod(0o755)
         return
     if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
-        pytest.skip("no mounts here")
+        pytest.skip("root may not mount here: run it where root has CAP_SYS_ADMIN, or as another user")
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
         yield

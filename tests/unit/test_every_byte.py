@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from hostile_files import (
-    ROWS,
-    SECRET,
-    Shard,
-    small_checkpoint,
-)
+from damage import flipped
+from hostile_files import ROWS, SECRET, Shard, small_checkpoint
 
 from parse_mpi.errors import StorageError
 from parse_mpi.storage.checkpoint import Checkpoint
@@ -77,14 +70,3 @@ def test_without_a_seal_text_could_change_in_silence(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert list(file["rounds/loss"].attrs["term"]) == ["total", "headz"]
         np.testing.assert_array_equal(file["rounds/loss"], SECRET)
-
-
-def flipped(path: Path, bits: Any) -> Iterator[None]:
-    """Have these bits of every byte of a file flipped in turn; the file is whole again in the end."""
-    content = path.read_bytes()
-    with open(path, "r+b", buffering=0) as file:
-        for position, byte in enumerate(content):
-            for bit in bits:
-                os.pwrite(file.fileno(), bytes([byte ^ 1 << bit]), position)
-                yield
-            os.pwrite(file.fileno(), bytes([byte]), position)

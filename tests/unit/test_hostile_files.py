@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from damage import forge
 from hostile_files import (
     BOMBS,
     FOREIGN,
@@ -32,7 +33,6 @@ from hostile_files import (
     Target,
     cycle,
     few_chunks,
-    forge,
     other_file,
     small_checkpoint,
     unallocated,

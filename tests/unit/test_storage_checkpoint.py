@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 import pytest
+from damage import flip, forge
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from saves import save_now
 from parse_mpi.errors import StorageError
 from parse_mpi.storage import shard
 from parse_mpi.storage.checkpoint import load_newest, open_checkpoint
-from parse_mpi.storage.manifest import canonical_json, from_ranges, read_manifest, to_ranges
+from parse_mpi.storage.manifest import from_ranges, read_manifest, to_ranges
 from parse_mpi.storage.saver import SaveRecord
 from parse_mpi.storage.shard import AgentArray
 
@@ -94,14 +94,6 @@ def save(
 
 def saved_rounds(run_dir: Path) -> list[str]:
     return sorted(entry.name for entry in (run_dir / "checkpoints").iterdir())
-
-
-def flip(path: Path, position: int, bit: int = 0) -> None:
-    with open(path, "r+b", buffering=0) as file:
-        file.seek(position, os.SEEK_SET if position >= 0 else os.SEEK_END)
-        (byte,) = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1 << bit]))
 
 
 # -- what was saved comes back ---------------------------------------------------------------------------------------
@@ -384,15 +376,6 @@ def test_a_reader_checks_the_shards_that_it_reads(tmp_path: Path) -> None:
         checkpoint.read(NAME, ids(0, 1))
 
 
-def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Edit a manifest and give it a fitting digest."""
-    body = json.loads(path.read_text())
-    del body["manifest_sha256"]
-    change(body)
-    body["manifest_sha256"] = hashlib.sha256(canonical_json(body).encode()).hexdigest()
-    path.write_text(json.dumps(body))
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -406,7 +389,7 @@ def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 )
 def test_a_forged_manifest_is_rejected(tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
     save(tmp_path, 1, [ids(0)])
-    forge(tmp_path / "checkpoints" / "round-000001" / "manifest.json", change)
+    forge(tmp_path / "checkpoints" / "round-000001", change)
     with pytest.raises(StorageError, match=reason):
         open_checkpoint(tmp_path, 1).read(NAME, ids(0))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -16,10 +15,11 @@ import h5py
 import numpy as np
 import pytest
 from checkpoint_files import copy_dealt
+from damage import flip, forge
 
 from parse_mpi.cli import main
 from parse_mpi.storage.checkpoint import Checkpoint
-from parse_mpi.storage.manifest import MANIFEST_NAME, Manifest, write_manifest
+from parse_mpi.storage.manifest import MANIFEST_NAME
 from parse_mpi.storage.metrics import consolidate, segments_and_tables, write_segment
 from parse_mpi.storage.rundir import RunDirectory, RunState
 
@@ -86,26 +86,12 @@ def verify(run: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], Verdic
     return verify
 
 
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
-
-
 def values_in(path: Path) -> int:
     """Where the first value of some data set of an HDF5 file lies."""
     offsets: list[int] = []
     with h5py.File(path) as file:
         file.visititems(lambda _, item: offsets.append(item.id.get_offset()) if getattr(item, "size", 0) else None)
     return offsets[-1]
-
-
-def forge(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest and give it the digest that it then must have."""
-    body = json.loads((directory / MANIFEST_NAME).read_text())
-    del body["manifest_sha256"]
-    change(body)
-    write_manifest(directory, Manifest.model_validate_json(json.dumps(body)))
 
 
 # -- what is sound, and what is not ------------------------------------------------------------------------------------
