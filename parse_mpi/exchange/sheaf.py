@@ -234,7 +234,7 @@ class SheafExchange:
         gap = own - torch.stack([self._heard(j, member.agent) for j in neighbours])
         rate = (LARGEST_STEP / reach(maps)).clamp(max=self.coupling.rate)
         map_rate = (LARGEST_STEP / (values @ values)).clamp(max=self.coupling.map_rate)
-        member.rows.local[member.row] -= (maps.flatten(0, 1).T @ gap.flatten()) * rate
+        member.rows.local[member.row] -= maps.flatten(0, 1).T @ (gap * rate).flatten()  # a product of both may overflow
         maps.flatten(0, 1).addr_((gap * map_rate).flatten(), values, alpha=-1)  # maps are large: one pass over memory
         member.keep(neighbours, maps)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from plain_parse import PlainParse, largest_difference
-from small_jobs import make_trainer, write_job
+from small_jobs import Quiet, make_trainer, write_job
 from torch.nn import functional
 
 from parse_mpi.data.sources import load_dataset
@@ -166,6 +166,21 @@ def test_however_long_the_steps_are_said_to_be_gaps_do_not_grow(tmp_path, rates)
         gaps.append(float(energy(heads(coupling), maps(coupling), links)))
     assert max(gaps) <= gaps[0]
     assert gaps[-1] < 0.9 * gaps[0]
+
+
+def test_a_head_on_its_way_out_of_bounds_leaves_what_is_finite_finite(tmp_path, monkeypatch):
+    """Its maps grow with it, and the product of maps and gap may be beyond single precision where the pull is not."""
+    monkeypatch.setattr(Quiet, "warn", lambda self, text: None)  # of the agents that are isolated
+    learning = {"batch_size": 16, "on_nonfinite": "isolate", "optimiser": {"lr": 0.1, "momentum": 0.9}}
+    method = {"name": "sheaf-dmfl", "slices": {"unique": 8, "redundant": 8, "synergistic": 8}}
+    trainer, *_ = make_trainer(tmp_path, {"topology": {"kind": "complete"}, "method": method, "train": learning})
+    for index in range(5):
+        (coupling,) = trainer.now.couplings
+        if index == 3:
+            coupling.members[4].rows.local[coupling.members[4].row] = 1e15
+        trainer.enter_era(index)
+        trainer.train_round(index)
+        assert all(torch.isfinite(head).all() for head in heads(trainer.now.couplings[0]).values()), index
 
 
 def test_events_keep_the_maps_of_links_that_stay(tmp_path):
