@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,17 +11,26 @@ from parse_mpi.job.base import Weight
 from parse_mpi.job.dmml import DmmlKdMethod
 from parse_mpi.job.fedepa import FedepaMethod
 from parse_mpi.job.harmony import HarmonyMethod
-from parse_mpi.job.method import Learner, LocalMethod, ParseMethod, Sharing
+from parse_mpi.job.method import Learner, LocalMethod, ParseMethod, Scope, Sharing
 
 # What belongs to the heads of slices, and has no meaning for a single head.
 OF_SLICES = ("synergy_head", "synergy_rows", "pool", "ensemble", "sharing", "ensemble_weight", "head_weight")
+
+# Among whom each method averages encoders, and heads.
+POLICIES: Mapping[str, tuple[Scope, Scope]] = {
+    "dsgd-task": ("set", "set"),
+    "dsgd-modality": ("holders", "set"),
+    "dsgd-hybrid": ("holders", "holders"),
+    "centralised": ("holders", "holders"),
+}
 
 
 class DsgdMethod(Learner):
     """DSGD on whole models: who averages what is all in which these methods differ (method.md 2).
 
     heads: one head on the fused latent vector (label), or PARSE's network and heads without its alignment term, which
-    is the same capacity (slices). label_head: of the former. sharing: other than the method's own, for heads: slices.
+    is the same capacity (slices). label_head: of the former. sharing: of the latter, where it is to be other than the
+    method's own.
     """
 
     name: Literal["dsgd-task", "dsgd-modality", "dsgd-hybrid"]
@@ -34,6 +44,15 @@ class DsgdMethod(Learner):
     sharing: Sharing | None = None
     ensemble_weight: Weight = 1.0
     head_weight: Weight = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sharing_is_the_methods_own_but_for_what_is_given(cls, value: Any) -> Any:
+        given = value.get("sharing") if isinstance(value, dict) else None
+        if not isinstance(given, dict) or value.get("name") not in POLICIES:
+            return value
+        encoder, head = POLICIES[value["name"]]
+        return {**value, "sharing": {"encoder": encoder, "unique_head": head, "redundant_head": head, **given}}
 
     @model_validator(mode="after")
     def _keys_belong_to_their_heads(self) -> DsgdMethod:

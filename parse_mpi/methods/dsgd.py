@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parse_mpi.job import CentralisedMethod, DsgdMethod, ParseMethod, Sharing
+from parse_mpi.job.baselines import POLICIES
 from parse_mpi.job.method import Scope
 from parse_mpi.methods.base import ALL, Method, SliceSpec, equal_sets, scoped, shared
 from parse_mpi.methods.parse import Parse
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from parse_mpi.model.network import Output
-
-# Among whom each method averages encoders, and heads.
-POLICIES: Mapping[str, tuple[Scope, Scope]] = {
-    "dsgd-task": ("set", "set"),
-    "dsgd-modality": ("holders", "set"),
-    "dsgd-hybrid": ("holders", "holders"),
-    "centralised": ("holders", "holders"),
-}
 
 
 def make_dsgd(options: DsgdMethod | CentralisedMethod) -> Method:

@@ -59,6 +59,13 @@ def test_a_scope_can_be_set_apart():
     assert changed["encoder[a]"] == ((0, 2, 3, 4, 5),)
 
 
+def test_what_sharing_leaves_out_is_as_the_method_has_it():
+    own = groups("dsgd-task", heads="slices")
+    assert groups("dsgd-task", heads="slices", sharing={"redundant_head": "set"}) == own  # as it is anyway
+    changed = groups("dsgd-task", heads="slices", sharing={"redundant_head": "holders"})
+    assert {name for name in own if own[name] != changed[name]} == {"redundant_head"}
+
+
 def test_hybrid_with_all_of_parse_s_options_shares_as_parse_does():
     ours = method("dsgd-hybrid", heads="slices", synergy_rows="multimodal").slices(AGENTS)
     assert ours == Parse(ParseMethod(name="parse", slices=WIDTHS, hard_negatives="none")).slices(AGENTS)
