@@ -142,6 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     report = _add(commands, "report", write_report, "draw accuracy, losses, consensus, graphs and class histograms")
     report.add_argument("run", type=Path, metavar="RUN")
+    report.epilog = "Of a study's directory: its tables and pictures, from its study.h5 or scaling.h5 alone."
 
     export = _add(commands, "export", export_metrics, "write the metrics of a run, finished or under way, as tables")
     export.add_argument("run", type=Path, metavar="RUN")

@@ -76,9 +76,15 @@ def inspect_checkpoint(options: argparse.Namespace) -> int:
 
 
 def write_report(options: argparse.Namespace) -> int:
+    from parse_mpi.compare.directory import RESULT
+    from parse_mpi.studies.comparison import write_comparison
     from parse_mpi.studies.report import draw_report
+    from parse_mpi.studies.scaling import RESULT as SCALING_RESULT
+    from parse_mpi.studies.scaling import write_scaling_report
 
-    for path in draw_report(options.run):
+    writers = {RESULT: write_comparison, SCALING_RESULT: write_scaling_report}
+    write = next((writers[name] for name in writers if (options.run / name).exists()), draw_report)
+    for path in write(options.run):
         print(path)
     return EXIT_OK
 

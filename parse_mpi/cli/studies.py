@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from parse_mpi.errors import (
     EXIT_OK,
@@ -14,9 +13,6 @@ from parse_mpi.errors import (
     ParseMpiError,
     counted,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare_methods(options: argparse.Namespace) -> int:
@@ -34,11 +30,18 @@ def compare_methods(options: argparse.Namespace) -> int:
         print_comparison_plan(comparison)
         return EXIT_OK
     ended = comparison.report() if options.report else comparison.run(share)
+    if ended.aside is not None:
+        print(
+            f"{ended.aside}: the study.h5 before this one, which holds results that the study has no cell for any more"
+        )
     if ended.result is not None:
         from parse_mpi.studies.comparison import write_comparison
 
         for path in (ended.result, *write_comparison(options.out)):
             print(path)
+    failed = sum(cell.status == "failed" for cell in comparison.kept.cells) if comparison.kept else 0
+    if failed and not ended.failed:
+        print(f"{counted(failed, 'cell')} failed in an earlier call; study.md says why")
     if ended.open:
         print(f"{counted(ended.open, 'cell')} not run yet, or at work elsewhere; the same command collects them later")
     return _exit_code(ended.failed, ended.open, options.report)

@@ -11,7 +11,7 @@ from parse_mpi.compare.choices import Choice, Pair
 from parse_mpi.compare.collect import read_result
 from parse_mpi.compare.kept import kept_cells
 from parse_mpi.compare.reading import StudyFile
-from parse_mpi.compare.standing import is_finished, run_of
+from parse_mpi.compare.standing import is_finished, run_of, standing
 from parse_mpi.compare.studyfile import Cell, Status, Study
 from parse_mpi.compare.trials import Trial
 from parse_mpi.errors import JobError, StorageError
@@ -53,25 +53,41 @@ def gather(
     )
 
 
+def why_no_result(out: Path, trial: Trial, known: NoResult | None, kept: Cell | None) -> NoResult | None:
+    """Why a cell has none; None where its run directory, or an earlier study.h5, has one.
+
+    known: what is known of it already. kept: what an earlier study.h5 said of it.
+    """
+    if known is not None:
+        return known
+    found = standing(run := run_of(out, trial), trial)
+    if found.what == "finished" or (kept is not None and kept.result is not None):
+        return None
+    if found.has_failed:
+        return NoResult("failed", found.reason)
+    if kept is not None and not run.exists():
+        return NoResult("failed", kept.reason)
+    return NoResult("missing")
+
+
 def _cell(out: Path, trial: Trial, known: NoResult | None, kept: Cell | None) -> Cell:
-    result = None
-    if kept is not None and not is_finished(out, trial):
-        return kept
-    if known is None and is_finished(out, trial):
+    why, result = why_no_result(out, trial, known, kept), None
+    if why is None and is_finished(out, trial):
         try:
             result = read_result(run_of(out, trial), trial.job)
         except StorageError as error:
-            known = NoResult("failed", str(error))
-    elif known is None:
-        known = NoResult("missing")
+            why = NoResult("failed", str(error))
+    elif why is None:
+        assert kept is not None
+        return kept
     return Cell(
         name=trial.name,
         levels=dict(trial.levels),
         seed=trial.seed,
         job_digest=trial.digest,
         rounds=trial.job.train.rounds,
-        status=known.status if known else "finished",
-        reason=known.reason if known else "",
+        status=why.status if why else "finished",
+        reason=why.reason if why else "",
         result=result,
     )
 

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from parse_mpi.compare.directory import RESULT
 from parse_mpi.compare.studyfile import Cell, Study, load_study
 from parse_mpi.compare.trials import Trial
-from parse_mpi.errors import StorageError
+from parse_mpi.storage.write import storage_errors
 
 
 def kept_study(out: Path) -> Study | None:
-    """The study.h5 of a study directory; None where there is none that can be read, and cells run anew."""
-    with suppress(StorageError):
-        return load_study(out / RESULT)
-    return None
+    """The study.h5 of a study directory; None where there is none. Raises StorageError where it can't be read."""
+    return load_study(out / RESULT) if (out / RESULT).exists() else None
 
 
 def kept_cells(earlier: Study | None, trials: Sequence[Trial]) -> dict[str, Cell]:
-    """Finished cells of an earlier study.h5 by name, of those trials whose job is still what it was."""
-    cells = {cell.name: cell for cell in earlier.cells if cell.result is not None} if earlier else {}
-    return {trial.name: cells[trial.name] for trial in trials if _is_of(cells.get(trial.name), trial)}
+    """What an earlier study.h5 says of trials whose job is still the same: cells that finished or failed, by name."""
+    cells = {cell.name: cell for cell in earlier.cells if cell.status != "missing"} if earlier else {}
+    same = {trial.name: trial for trial in trials if _is_of(cells.get(trial.name), trial)}
+    # Its levels are those of now: an axis may have another name by now.
+    return {name: replace(cells[name], levels=dict(trial.levels)) for name, trial in same.items()}
+
+
+def results(kept: dict[str, Cell]) -> dict[str, Cell]:
+    """Those that finished."""
+    return {name: cell for name, cell in kept.items() if cell.result is not None}
+
+
+def put_aside(out: Path, earlier: Study | None, now: Study) -> Path | None:
+    """Give study.h5 another name where it holds results that the new one lacks, so that writing that loses nothing.
+
+    The new path; None where nothing would be lost. Raises StorageError.
+    """
+    held = {(cell.name, cell.job_digest) for cell in earlier.cells if cell.result is not None} if earlier else set()
+    if held <= {(cell.name, cell.job_digest) for cell in now.cells if cell.result is not None}:
+        return None
+    number = 1
+    while (aside := out / f"study.previous-{number}.h5").exists():
+        number += 1
+    with storage_errors(aside):
+        (out / RESULT).rename(aside)
+    return aside
 
 
 def _is_of(cell: Cell | None, trial: Trial) -> bool:
     """The job's digest leaves out how long it is and how often it is evaluated."""
-    if cell is None or cell.result is None:
+    if cell is None or cell.job_digest != trial.digest or cell.rounds != trial.job.train.rounds:
         return False
     first = min(trial.job.evaluate.every, trial.job.train.rounds)
-    same_length = cell.rounds == trial.job.train.rounds and int(cell.result.curve.round[0]) == first
-    return cell.job_digest == trial.digest and same_length
+    return cell.result is None or int(cell.result.curve.round[0]) == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -19,10 +20,10 @@ from parse_mpi.compare.launch import Launch, clean_environment
 from parse_mpi.compare.ledger import STARTED, Ledger
 from parse_mpi.compare.progress import Progress
 from parse_mpi.compare.schema import Launches
-from parse_mpi.compare.standing import failure, run_of, standing, validation_score
+from parse_mpi.compare.standing import Standing, failure, run_of, standing, validation_score
 from parse_mpi.compare.template import Template
 from parse_mpi.compare.trials import Trial, in_order
-from parse_mpi.errors import EXIT_INTERRUPTED, EXIT_TO_BE_CONTINUED, ParseMpiError
+from parse_mpi.errors import EXIT_INTERRUPTED, EXIT_TO_BE_CONTINUED, ParseMpiError, StorageError
 from parse_mpi.run.preemption import Deadline, find_deadline
 
 LISTENED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Slurm's --signal sends the last one
@@ -82,7 +83,7 @@ class Pool:
                         outcome = self._begin(waiting.popleft(), running)
                         if outcome is not None:
                             outcomes.append(outcome)
-                            progress.skip(outcome.trial.name, outcome.status)
+                            progress.skip(outcome.trial.name, outcome.status, outcome.reason)
                     ended = [(job, code) for job in running if (code := job.launch.poll()) is not None]
                     for job, code in ended:
                         running.remove(job)
@@ -101,11 +102,13 @@ class Pool:
         """Launch a trial; or say what it is where there is nothing to launch: others may have finished it meanwhile."""
         run = run_of(self.study_dir, trial)
         found = standing(run, trial)
-        if found in ("finished", "elsewhere"):
-            return Outcome(trial, "finished" if found == "finished" else "elsewhere")
+        if found.what == "finished" or found.what == "elsewhere":
+            return Outcome(trial, found.what)
+        if found.what == "damaged":
+            return Outcome(trial, "failed", found.reason)
         command = [
             sys.executable, "-m", "parse_mpi", "run", str(trial.base), "--out", str(run.path),
-            "--time-limit", self.how.time_limit, *(["--fresh"] if found == "changed" else []),
+            "--time-limit", self.how.time_limit, *(["--fresh"] if found.what == "changed" else []),
         ]  # fmt: skip
         for override in in_order(trial.overrides):
             command += ["--set", override]
@@ -122,16 +125,19 @@ class Pool:
         return None
 
     def _end(self, job: _Running, code: int) -> Outcome:
-        run, seconds = run_of(self.study_dir, job.trial), job.launch.seconds
-        found = standing(run, job.trial)
-        if found == "finished":
-            self.ledger.add(job.token, job.trial, "finished", seconds, validation_score(run))
-            return Outcome(job.trial, "finished")
-        if found == "elsewhere":
-            self.ledger.add(job.token, job.trial, "elsewhere", seconds)
-            return Outcome(job.trial, "elsewhere")
-        self.ledger.add(job.token, job.trial, "failed", seconds)
-        return Outcome(job.trial, "failed", f"exit code {code}: {failure(run, job.launch.output())}")
+        run, trial, score = run_of(self.study_dir, job.trial), job.trial, math.nan
+        found = standing(run, trial)
+        if found.what == "finished":
+            try:
+                score = validation_score(run)
+            except StorageError as error:  # its metrics are damaged
+                found = Standing("damaged", str(error))
+        if found.what == "finished" or found.what == "elsewhere":
+            outcome = Outcome(trial, found.what)
+        else:
+            outcome = Outcome(trial, "failed", f"exit code {code}: {found.reason or failure(run, job.launch.output())}")
+        self.ledger.add(job.token, trial, outcome.status, job.launch.seconds, score)
+        return outcome
 
     def _close_template(self) -> None:
         if self._template is not None:

@@ -33,11 +33,13 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def skip(self, name: str, status: str) -> None:
-        """Nothing to launch: finished before, or at work elsewhere, which is worth a line."""
+    def skip(self, name: str, status: str, reason: str) -> None:
+        """Nothing to launch: finished before, at work elsewhere, or damaged; the last two are worth a line."""
         self._count()
         if status != "finished":
-            self._console.print(f"{self._place()} {escape(name)}: another launch is at work on it")
+            what = "another launch is at work on it" if status == "elsewhere" else "not launched"
+            self._console.print(f"{self._place()} {escape(name)}: {what}")
+        self._explain(reason)
 
     def done(self, name: str, status: str, reason: str, seconds: float) -> None:
         """A launch has ended."""
@@ -47,6 +49,9 @@ class Progress:
         text += f"; {clock(time.monotonic() - self._start)} elapsed"
         text += f", about {self._left()} left" if self.count < self.total else ""
         self._console.print(text)
+        self._explain(reason)
+
+    def _explain(self, reason: str) -> None:
         if reason:
             self._console.print("\n".join(f"    {escape(line)}" for line in reason.splitlines()), style="red")
 

@@ -19,6 +19,7 @@ from parse_mpi.yamlfile import Document, KeyPath
 BASE = "job"  # in a level of data: the job file, not a key of it
 AXIS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")  # those of all axes are the name of a directory
+ROUNDS = "train.rounds"
 OURS = {"seed": "`seeds` sets it", "evaluate.test": "tuning leaves the test split out, cells do not"}
 
 
@@ -35,6 +36,7 @@ def read_study(path: Path) -> StudyFile:
     """Read a study file. Raises StudyError with all that it shows to be wrong by itself; its jobs come later."""
     document, spec = read_spec(path, StudySpec, StudyError, "study", "jobs/studies holds ready ones")
     _check_axes(document, spec, path)
+    _check_budget(document, spec)
     _check_seeds(document, spec)
     _check_tuning(document, spec)
     _check_comparison(document, spec)
@@ -82,6 +84,18 @@ def _check_key(document: Document, keys: KeyPath, key: str) -> None:
         document.blame(keys, f"`{key}` can't be set here: {OURS[key]}")
     elif not all(key.split(".")):
         document.blame(keys, f"`{key}` is no key of a job", "for example train.optimiser.lr")
+
+
+def _check_budget(document: Document, spec: StudySpec) -> None:
+    """Whoever sets the rounds where a budget of steps does would see no difference, and not know why."""
+    sections: dict[KeyPath, Settings] = {
+        ("cells", axis, level): settings for axis, levels in spec.cells.items() for level, settings in levels.items()
+    }
+    if spec.tuning:
+        sections |= {("tuning", "space", method): space for method, space in spec.tuning.space.items()}
+    for keys, settings in sections.items():
+        if spec.budget and ROUNDS in settings:
+            document.blame((*keys, ROUNDS), f"`{ROUNDS}` can't be set here: `budget` does", "leave one of the two out")
 
 
 def _check_seeds(document: Document, spec: StudySpec) -> None:

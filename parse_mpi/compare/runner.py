@@ -13,8 +13,8 @@ from pathlib import Path
 from parse_mpi.compare.choices import Choice, Pair, read_choices, write_choices
 from parse_mpi.compare.directory import RESULT, make_directory
 from parse_mpi.compare.estimate import Cost, calibrated_costs, calibrations, measured_costs
-from parse_mpi.compare.gather import NoResult, gather
-from parse_mpi.compare.kept import kept_cells, kept_study
+from parse_mpi.compare.gather import NoResult, gather, why_no_result
+from parse_mpi.compare.kept import kept_cells, kept_study, put_aside, results
 from parse_mpi.compare.pool import Pool
 from parse_mpi.compare.reading import StudyFile, read_study
 from parse_mpi.compare.schema import DATA, METHOD
@@ -22,7 +22,7 @@ from parse_mpi.compare.standing import is_finished, run_of, standing
 from parse_mpi.compare.studyfile import write_study
 from parse_mpi.compare.trials import Resolver, Trial, pair_of
 from parse_mpi.compare.tuning import choose, configurations, key_of, missing
-from parse_mpi.errors import Problem, StudyError
+from parse_mpi.errors import Problem, StorageError, StudyError
 from parse_mpi.joberrors import key_hint
 
 NOT_TUNED = "tuning has not chosen its settings yet"
@@ -48,12 +48,13 @@ class Ended:
     """How a compare ended. failed: cell, or launch of tuning, -> reason. open: how many cells, of a share if it ran
     one, are neither finished nor failed.
 
-    result: study.h5, where it was written.
+    result: study.h5, where it was written. aside: the one before, where it holds results that this one lacks.
     """
 
     failed: dict[str, str]
     open: int
-    result: Path | None
+    result: Path | None = None
+    aside: Path | None = None
 
 
 class Comparison:
@@ -67,10 +68,9 @@ class Comparison:
         self.resolver = Resolver(self.study)
         _check_only(self.study, only)
         self.tried = configurations(self.study, self.resolver) if self.study.spec.tuning else {}
-        self.resolver.check(trial for trial in self._cells({}) if not run_of(out, trial).exists())
-        self.resolver.require_sound()
-        make_directory(self.study.spec.name, self.study.text, out)
         self.kept = kept_study(out)
+        self._check()
+        make_directory(self.study.spec.name, self.study.text, out)
         self.pool = Pool(out, self.study.spec.launch)
 
     def run(self, share: Share = ALL) -> Ended:
@@ -80,19 +80,19 @@ class Comparison:
         cells = self.cells(choices)
         known = self._without_settings(cells, choices)
         mine = share.part([trial for trial in cells if self._is_wanted(trial)])
-        kept = kept_cells(self.kept, mine)
+        kept = results(kept_cells(self.kept, mine))
         outcomes = self.pool.run([trial for trial in mine if trial.name not in known | kept], "cells")
         known |= {o.trial.name: NoResult("failed", o.reason) for o in outcomes if o.status == "failed"}
         failed |= {name: why.reason for name, why in known.items() if why.status == "failed"}
         left = self._left(cells if share == ALL else mine, known)
-        return Ended(failed, left, None if left or share != ALL else self._collect(cells, choices, known))
+        return Ended(failed, left, *(() if left or share != ALL else self._collect(cells, choices, known)))
 
     def report(self) -> Ended:
         """Collect the results that there are; starts nothing."""
         choices = self.choices()
         cells = self.cells(choices)
         known = self._without_settings(cells, choices)
-        return Ended({}, self._left(cells, known), self._collect(cells, choices, known))
+        return Ended({}, self._left(cells, known), *self._collect(cells, choices, known))
 
     def costs(self) -> dict[Pair, Cost]:
         """What a launch of each wanted pair takes; those of which nothing has finished are calibrated now."""
@@ -108,9 +108,18 @@ class Comparison:
         """Cells and launches of tuning that are wanted and not finished."""
         choices = self.choices()
         cells, launches = self.cells(choices), missing(self.tried, choices)
-        kept = kept_cells(self.kept, cells)
+        kept = results(kept_cells(self.kept, cells))
         left = [trial for trial in cells if trial.name not in kept and self._is_open(trial)]
         return left, [trial for trial in launches if self._is_open(trial)]
+
+    def _check(self) -> None:
+        """Raise StudyError with all that is wrong with launches that have not begun."""
+        choices = self.choices()
+        cells = self._cells(choices)
+        kept = results(kept_cells(self.kept, cells))
+        new = [*missing(self.tried, choices), *(trial for trial in cells if trial.name not in kept)]
+        self.resolver.check(trial for trial in new if not run_of(self.out, trial).exists())
+        self.resolver.require_sound()
 
     def choices(self) -> dict[Pair, Choice]:
         """What tuning.yaml, or an earlier study.h5, has frozen for what this study tries."""
@@ -137,19 +146,22 @@ class Comparison:
         wanted = [trial for trial in self.tuning_launches() if self._is_wanted(trial)]
         lacking = [t for t in share.part(wanted) if pair_of(t) not in choices and not self._is_settled(t)]
         outcomes = self.pool.run(lacking, "tuning") if lacking else []
-        found: dict[Pair, Choice] = {}
+        found, damaged = dict[Pair, Choice](), dict[str, str]()
         for pair in dict.fromkeys(map(pair_of, wanted)):
             trials = missing({pair: self.tried[pair]}, choices)
             if trials and all(map(self._is_settled, trials)):
-                found[pair] = choose(self.out, self.tried[pair])
+                try:
+                    found[pair] = choose(self.out, self.tried[pair])
+                except StorageError as error:  # of the metrics of one of them
+                    damaged[f"tuning of {','.join(pair)}"] = str(error)
         if found:
             write_choices(self.out, self.choices() | found)
         failed = [o for o in outcomes if o.status == "failed" and pair_of(o.trial) not in found]
-        return {str(outcome.trial.folder): outcome.reason for outcome in failed}
+        return damaged | {str(outcome.trial.folder): outcome.reason for outcome in failed}
 
     def _is_settled(self, trial: Trial) -> bool:
         """Whether another launch would show nothing new."""
-        return standing(run_of(self.out, trial), trial) in ("finished", "diverged")
+        return standing(run_of(self.out, trial), trial).what in ("finished", "diverged")
 
     def _cells(self, choices: Mapping[Pair, Choice]) -> list[Trial]:
         return self.resolver.cells(lambda *pair: choices[pair].settings if pair in choices else {})
@@ -174,14 +186,18 @@ class Comparison:
     def _left(self, cells: Sequence[Trial], known: Mapping[str, NoResult]) -> int:
         """How many cells are neither finished nor failed."""
         kept = kept_cells(self.kept, cells)
-        unknown = [trial for trial in cells if trial.name not in known and trial.name not in kept]
-        waiting = [trial for trial in cells if trial.name in known and known[trial.name].status == "missing"]
-        return len(waiting) + sum(not is_finished(self.out, trial) for trial in unknown)
+        why = [why_no_result(self.out, t, known.get(t.name), kept.get(t.name)) for t in cells]
+        return sum(reason is not None and reason.status == "missing" for reason in why)
 
-    def _collect(self, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]) -> Path:
-        self.kept = gather(self.study, self.out, cells, choices, known, self.kept)
-        write_study(self.out / RESULT, self.kept)
-        return self.out / RESULT
+    def _collect(
+        self, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]
+    ) -> tuple[Path, Path | None]:
+        """Write study.h5. Returns its path, and that of the one before where that had to be put aside."""
+        found = gather(self.study, self.out, cells, choices, known, self.kept)
+        aside = put_aside(self.out, self.kept, found)
+        write_study(self.out / RESULT, found)
+        self.kept = found
+        return self.out / RESULT, aside
 
 
 def _check_only(study: StudyFile, only: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from parse_mpi.compare.trials import Trial
 from parse_mpi.errors import JobError, NonFiniteError, StorageError
@@ -16,33 +16,52 @@ from parse_mpi.storage.metrics import read_metrics
 from parse_mpi.storage.owner import WATCH_S, look
 from parse_mpi.storage.rundir import RunDirectory
 
-Standing = Literal["finished", "elsewhere", "changed", "diverged", "open"]
 LINES_TOLD = 5  # of a failed launch's output
 
 
-def standing(run: RunDirectory, trial: Trial) -> Standing:
-    """finished: nothing to do. elsewhere: another launch is at work there. changed: its job is another by now.
+class Standing(NamedTuple):
+    """How a trial stands. reason: why it failed, or what is damaged.
 
-    diverged: training gave values that are not finite, as it would again. open: not begun, or to be continued.
-    Raises StorageError where the directory can't be read.
+    finished: nothing to do. elsewhere: another launch is at work there. changed: its job is another by now. open: not
+    begun, or to be continued. failed: another launch may get further. diverged: training gave values that are not
+    finite, as it would again. damaged: its directory can't be read, and a person has to look.
     """
+
+    what: Literal["finished", "elsewhere", "changed", "open", "failed", "diverged", "damaged"]
+    reason: str = ""
+
+    @property
+    def has_failed(self) -> bool:
+        return self.what in ("failed", "diverged", "damaged")
+
+
+def standing(run: RunDirectory, trial: Trial) -> Standing:
+    """What the run directory of a trial says, whoever made it."""
+    try:
+        return _standing(run, trial)
+    except StorageError as error:
+        return Standing("damaged", str(error))
+
+
+def _standing(run: RunDirectory, trial: Trial) -> Standing:
     owner = look(run)
     if owner is not None and (owner.verdict == "alive" or (owner.verdict == "unknown" and owner.age_s < WATCH_S)):
-        return "elsewhere"
+        return Standing("elsewhere")
     if not run.exists():
-        return "open"
+        return Standing("open")
     recorded = recorded_job(run, trial)
     if recorded is None or not trial.same_as(recorded):
-        return "changed"
+        return Standing("changed")
     state = run.read_state()
-    if state is not None and state.status == "failed" and state.exit_code == NonFiniteError.exit_code:
-        return "diverged"
-    return "finished" if state is not None and state.status == "finished" else "open"
+    if state is not None and state.status == "failed":
+        has_diverged = state.exit_code == NonFiniteError.exit_code
+        return Standing("diverged" if has_diverged else "failed", failure(run, ""))
+    return Standing("finished" if state is not None and state.status == "finished" else "open")
 
 
 def is_finished(study_dir: Path, trial: Trial) -> bool:
     """Whether there is nothing to do for a trial but to read what it measured."""
-    return standing(run_of(study_dir, trial), trial) == "finished"
+    return standing(run_of(study_dir, trial), trial).what == "finished"
 
 
 def recorded_job(run: RunDirectory, trial: Trial) -> Job | None:

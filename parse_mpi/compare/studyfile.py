@@ -129,7 +129,7 @@ class Study:
         """(data, method) -> the settings that tuning chose."""
         return {pair: choice.settings for pair, choice in self.tuning.items()}
 
-    def select(self, **levels: str) -> list[Cell]:
+    def select(self, /, **levels: str) -> list[Cell]:
         """The finished cells at these levels of axes."""
         wanted = levels.items()
         return [cell for cell in self.cells if cell.result is not None and wanted <= cell.levels.items()]

@@ -18,7 +18,7 @@ from typing import Literal
 from parse_mpi.compare.choices import Pair
 from parse_mpi.compare.reading import BASE, StudyFile
 from parse_mpi.compare.schema import DATA, METHOD, Settings
-from parse_mpi.data.dataset import Dataset
+from parse_mpi.data.dataset import VALIDATION, Dataset
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import JobError, Problem, StudyError, counted
 from parse_mpi.job import Job
@@ -32,6 +32,8 @@ Levels = Mapping[str, str]  # axis -> level
 SEED = "seed"  # a key of every job, told like an axis
 TESTED: Settings = {"evaluate.test": True}  # of cells, whatever a whole `evaluate` says
 MOST_ROUNDS = 1_000_000  # that a job may ask for
+NO_VALIDATION = "tuning chooses by accuracy on validation samples, and the data have none"
+ISOLATES = "with `isolate` agents that diverge drop out of all means, which flatters who has many of them"
 FOLDERS: dict[Purpose, str] = {"cell": "cells", "tuning": "tuning", "calibration": "calibration", "point": "points"}
 
 
@@ -113,6 +115,8 @@ class Resolver:
                 overrides["train.rounds"] = str(self._rounds(jobfile.job))
                 places["train.rounds"] = self.study.where("budget")
                 jobfile = load_job(base, in_order(overrides))
+            if jobfile.job.train.on_nonfinite == "isolate":
+                raise JobError([Problem(jobfile.where("train", "on_nonfinite"), ISOLATES, "leave it out")])
         except JobError as error:
             for seed in seeds:
                 self._note(error.problems, places, levels, seed)
@@ -129,7 +133,10 @@ class Resolver:
         """Look for what only data, graphs and ranks can show."""
         for trial in sorted(trials, key=lambda trial: _data_of(trial.job)):  # so that each data set is loaded once
             try:
-                make_plan(trial.jobfile, self._dataset(trial.job), self.study.spec.launch.ranks)
+                dataset = self._dataset(trial.job)
+                make_plan(trial.jobfile, dataset, self.study.spec.launch.ranks)
+                if trial.purpose == "tuning" and not len(dataset.indices(VALIDATION)):
+                    raise JobError([Problem(self.study.where("tuning"), NO_VALIDATION, "leave `tuning` out")])
             except JobError as error:
                 self._note(error.problems, trial.places, trial.levels, trial.seed)
 

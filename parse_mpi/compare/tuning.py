@@ -80,15 +80,17 @@ def _configurations(study: StudyFile, resolver: Resolver, data: str, method: str
     assert tuning is not None
     space = {**tuning.space.get(ALL_METHODS, {}), **tuning.space.get(method, {})}
     levels = tuning_levels(study, data, method)
-    found, digests, number = list[Configuration](), set[str](), 0
+    found, seen, number = list[Configuration](), set[tuple[str, str, str]](), 0
     while len(found) < tuning.configurations and number < DRAWS * tuning.configurations:
         settings = draw_settings(space, tuning.seed, data, method, number) if number else {}
         number += 1
         trials = resolver.trials("tuning", f"{data},{method},{len(found)}", levels, tuning.seeds, settings, UNSEEN)
         if not trials:
             break  # the resolver knows what is wrong
-        if trials[0].digest not in digests:
-            digests.add(trials[0].digest)
+        job = trials[0].job
+        launched = trials[0].digest, job.train.model_dump_json(), job.evaluate.model_dump_json()
+        if launched not in seen:
+            seen.add(launched)
             found.append(Configuration(settings, tuple(trials)))
     return found
 

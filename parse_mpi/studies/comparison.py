@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from parse_mpi.compare.choices import Choice
+from parse_mpi.compare.directory import RESULT
 from parse_mpi.compare.studyfile import Study, load_study
 from parse_mpi.errors import ParseMpiError
 from parse_mpi.measures.statistics import LEVEL, POWER, Difference
@@ -20,7 +21,6 @@ from parse_mpi.studies.report import DOTS_PER_INCH
 from parse_mpi.studies.scores import Condition, condition_name, conditions, make_targets
 from parse_mpi.studies.verdicts import claims_table, judge
 
-STUDY_FILE = "study.h5"
 DIFFERENCE_COLUMNS = ("difference", f"{LEVEL:.0%} interval", "detectable")
 
 
@@ -37,7 +37,7 @@ def write_comparison(study_dir: Path) -> list[Path]:
         if not (error.name or "").startswith("matplotlib"):
             raise
         raise ParseMpiError("the pictures of a study need matplotlib: pip install 'parse-mpi[report]'") from error
-    study = load_study(study_dir / STUDY_FILE)
+    study = load_study(study_dir / RESULT)
     differences = every_difference(study)
     contests = headline(study, differences)
     tables = list(comparison_tables(study, contests, differences))
@@ -141,8 +141,8 @@ def _settings_table(study: Study) -> Table:
         failed = sum(not np.isfinite(tried.score) for tried in choice.tried)
         rows.append([data, method, str(len(choice.tried)), str(failed), *_chosen(choice)])
     note = (
-        "Validation: mean accuracy of all agents in the best round, mean over the seeds of tuning. tuning.yaml has all "
-        "configurations that were tried, with their scores."
+        "Validation: mean accuracy of all agents after the last round, mean over the seeds of tuning. tuning.yaml has "
+        "all configurations that were tried, with their scores."
     )
     return Table("Settings that tuning chose", columns, rows, frozenset({"data", "method", "settings"}), note)
 

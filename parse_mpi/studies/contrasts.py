@@ -68,11 +68,13 @@ def best_of(study: Study, condition: Condition, names: Sequence[str]) -> str | N
     """The method with the highest mean validation accuracy over seeds after the last round, the first of equals.
 
     This is all that is looked at; test accuracy is not. Seeds differ in how hard they are: where cells are missing,
-    methods are ranked by how far they lead the method under test in the seeds that they share with it. None where no
-    method shares a seed with it.
+    methods are ranked by how far they lead the method under test in the seeds that they share with it. One that shares
+    less than half as many as another is passed over, as it may lead by luck. None where no method shares a seed.
     """
-    leads = {name: _paired(study, condition, name, mean_accuracy(split="validation")) for name in names}
-    known = {name: -lead.mean for name, lead in leads.items() if lead}
+    paired = {name: _paired(study, condition, name, mean_accuracy(split="validation")) for name in names}
+    leads = {name: lead for name, lead in paired.items() if lead}
+    most = max((len(lead.by_seed) for lead in leads.values()), default=0)
+    known = {name: -lead.mean for name, lead in leads.items() if 2 * len(lead.by_seed) >= most}
     return max(known, key=lambda name: known[name]) if known else None
 
 

@@ -4,16 +4,19 @@ import csv
 import math
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from compare_cases import TUNING, InProcess, in_process, write_study
+from damage import flip
 from launch import ROOT, child_environment
 from small_jobs import write_dataset
 
@@ -28,6 +31,7 @@ from parse_mpi.storage.metrics import read_metrics
 from parse_mpi.storage.owner import Owner, look
 from parse_mpi.storage.rundir import RunDirectory
 
+PUBLISHED = runpy.run_path(str(ROOT / "benchmarks" / "published.py"))
 LOCAL = {"cells": {"method": {"parse": None}}}
 FAILING = {"cells": {"rate": {"fine": {}, "wild": {"train.optimiser.lr": 1000.0, "train.rounds": 30}}}}
 
@@ -127,9 +131,53 @@ def test_a_failed_cell_is_told_and_stops_no_other(tmp_path, started, capsys):
     assert "not finite" in failed.reason
     assert [line["outcome"] for line in ledger(out)].count("failed") == 2
 
-    assert main(["compare", str(study), "--out", str(out), "--only", "rate=fine"]) == 75
+    assert main(["compare", str(study), "--out", str(out), "--only", "rate=fine"]) == 0
+    assert "2 cells failed in an earlier call; study.md says why" in capsys.readouterr().out
+    for there in (True, False):  # a report tells it as well, also when the run directories are gone
+        assert main(["compare", str(study), "--out", str(out), "--report"]) == 0
+        told = {cell.name: (cell.status, cell.reason) for cell in load_study(out / "study.h5").cells}
+        assert {status for status, _ in told.values()} == {"finished", "failed"}
+        assert "not finite" in told["digits,parse,wild,100"][1]
+        assert "not finite" in (out / "study.md").read_text()
+        if there:
+            shutil.rmtree(out / "cells")
+
+
+def test_a_damaged_cell_is_told_and_stops_no_other(tmp_path, started, capsys):
+    """A person has to look at it: nothing is launched into what can't be read."""
+    out, study = tmp_path / "out", write_study(tmp_path)
+    Comparison(study, out, {}).run(Share(1, 2))
+    damaged, *_ = sorted((out / "cells").iterdir())
+    (damaged / "state.json").write_text("{")
+    del started[:]
+    assert main(["compare", str(study), "--out", str(out)]) == 7
+    assert len(started) == 2
+    said = capsys.readouterr()
+    assert re.search(rf"{damaged.name}: not launched\n +.*state.json", said.out)
+    assert re.search(rf"{damaged.name}: .*state.json", said.err)
     assert main(["compare", str(study), "--out", str(out), "--report"]) == 0
-    assert {cell.status for cell in load_study(out / "study.h5").cells} == {"finished", "missing"}
+    cells = {cell.name: cell for cell in load_study(out / "study.h5").cells}
+    assert {name for name, cell in cells.items() if cell.status == "failed"} == {damaged.name}
+    assert "state.json" in cells[damaged.name].reason
+
+
+@pytest.mark.parametrize("purpose", ["cells", "tuning"])
+def test_damaged_metrics_are_a_failure_of_their_launch_alone(purpose, tmp_path, started, monkeypatch, capsys):
+    class Damaging(InProcess):
+        def __init__(self, command, *rest):
+            super().__init__(command, *rest)
+            run = Path(command[command.index("--out") + 1])
+            if (run.parent.name, run.name[-3:]) in (("cells", "100"), ("tuning", "0,1")):
+                for file in [run / "metrics.h5", *run.glob("metrics/*")]:
+                    file.write_bytes(b"no longer HDF5")
+
+    monkeypatch.setattr(pool, "Launch", Damaging)
+    study, out = write_study(tmp_path, {"tuning": TUNING if purpose == "tuning" else None, **LOCAL}), tmp_path / "out"
+    assert main(["compare", str(study), "--out", str(out)]) == 7
+    assert "metrics" in capsys.readouterr().err
+    assert [line["outcome"] for line in ledger(out)].count("failed") >= 1
+    if purpose == "cells":
+        assert [cell.status for cell in load_study(out / "study.h5").cells] == ["failed", "finished"]
 
 
 def test_shares_of_array_tasks_are_all_cells_once_and_a_plain_compare_collects(tmp_path, started):
@@ -182,7 +230,7 @@ def test_tuning_picks_the_best_on_validation_and_freezes_it(tmp_path, started):
             best = []
             for seed in (1, 2):
                 metrics = read_metrics(out / "tuning" / f"{data},{method},{number},{seed}")
-                best.append(max(evaluation(metrics, row, "validation").of(None, "ensemble").mean() for row in (0, 1)))
+                best.append(evaluation(metrics, -1, "validation").of(None, "ensemble").mean())
             means.append(np.mean(best))
         assert choice.chosen == int(np.argmax(means))
         assert [one.score for one in choice.tried] == pytest.approx(means)
@@ -387,12 +435,84 @@ def test_results_outlive_the_run_directories_they_came_from(tmp_path, started):
         np.testing.assert_array_equal(old.result.final.predicted, new.result.final.predicted)
 
     weaker = {"cells": {"method": {"parse": {"method": {"name": "parse", "beta": 0.25}}}}, "tuning": TUNING}
-    Comparison(write_study(tmp_path, weaker), out, {}).run()
+    ended = Comparison(write_study(tmp_path, weaker), out, {}).run()
+    assert ended.aside == out / "study.previous-1.h5"  # or what the study asks for no more would be lost
+    for old, kept in zip(before.cells, load_study(ended.aside).cells, strict=True):
+        np.testing.assert_array_equal(old.result.last, kept.result.last)
     cells = [command[command.index("--out") + 1] for command in started if "/cells/" in " ".join(command)]
     assert sorted(cells) == [str(out / "cells" / f"digits,parse,{seed}") for seed in (100, 101)]
 
     longer = Comparison(write_study(tmp_path, weaker, {"evaluate": {"every": 2}}), out, {})
     assert {trial.levels["method"] for trial in longer.unfinished()[0]} == {"parse", "local"}
+
+
+def test_a_study_file_that_can_not_be_read_is_not_written_over(tmp_path, started, capsys):
+    out, study = tmp_path / "out", write_study(tmp_path, LOCAL)
+    Comparison(study, out, {}).run()
+    shutil.rmtree(out / "cells")
+    flip(out / "study.h5", (out / "study.h5").stat().st_size // 2)
+    damaged = (out / "study.h5").read_bytes()
+    del started[:]
+    for more in ([], ["--report"]):
+        assert main(["compare", str(study), "--out", str(out), *more]) == 5
+        assert "study.h5" in capsys.readouterr().err
+    assert started == []
+    assert (out / "study.h5").read_bytes() == damaged
+
+
+def test_kept_results_take_the_name_that_an_axis_has_now(tmp_path, started):
+    out = tmp_path / "out"
+    Comparison(write_study(tmp_path, {**LOCAL, "cells": {**LOCAL["cells"], "lr": {"a": {}}}}), out, {}).run()
+    shutil.rmtree(out / "cells")
+    del started[:]
+    renamed = write_study(tmp_path, {**LOCAL, "cells": {**LOCAL["cells"], "self": {"a": {}}}})
+    Comparison(renamed, out, {}).run()
+    assert started == []
+    assert len(load_study(out / "study.h5").select(**{"self": "a", "method": "local"})) == 2
+
+
+def test_published_results_need_neither_jobs_nor_data_and_are_gone_on_from(tmp_path, started, capsys):
+    out, packed, alone = tmp_path / "out", tmp_path / "small.h5.xz", tmp_path / "alone"
+    study = write_study(tmp_path, {**FAILING, "seeds": [100]})
+    assert main(["compare", str(study), "--out", str(out)]) == 7
+    PUBLISHED["main"](["pack", str(out), str(packed)])
+    PUBLISHED["main"](["unpack", str(packed), str(alone)])
+    assert ledger(alone) == ledger(out)
+    study.rename(tmp_path / "elsewhere.yaml")
+    capsys.readouterr()
+    assert main(["report", str(alone)]) == 0
+    assert str(alone / "study.md") in capsys.readouterr().out
+
+    def tables(folder):
+        return [line for line in (folder / "study.md").read_text().splitlines() if not line.startswith("- command")]
+
+    assert tables(alone) == tables(out)
+    with pytest.raises(SystemExit, match="is there already"):
+        PUBLISHED["main"](["unpack", str(packed), str(alone)])
+    del started[:]
+    (tmp_path / "elsewhere.yaml").rename(study)
+    assert main(["compare", str(study), "--out", str(alone), "--only", "rate=fine"]) == 0
+    assert started == []
+
+
+def test_what_tuning_would_try_is_planned_before_anything_starts(tmp_path, started, capsys):
+    sparse = {"topology": [{"kind": "erdos-renyi", "probability": 0.001}]}
+    study = write_study(tmp_path, {"tuning": {**TUNING, "space": {"all": sparse}}})
+    assert main(["compare", str(study), "--out", str(tmp_path / "out")]) != 0
+    assert "connected" in capsys.readouterr().err
+    assert started == []
+
+
+def test_tuning_without_validation_samples_is_refused(tmp_path, started, capsys):
+    job = {"agents": [{"modalities": ["a"], "count": 2}], "data": {"source": {"hdf5": "data.h5"}}}
+    study = write_study(tmp_path, {"tuning": TUNING, **LOCAL}, job)
+    with h5py.File(write_dataset(tmp_path / "data.h5"), "r+") as file:
+        file["split"][:] = np.where(file["split"][:] == 1, 0, file["split"][:])
+    assert main(["compare", str(study), "--out", str(tmp_path / "out")]) != 0
+    said = capsys.readouterr().err
+    assert "tuning chooses by accuracy on validation samples, and the data have none" in said
+    assert re.search(r"study.yaml:\d+", said)
+    assert started == []
 
 
 def test_a_share_is_done_when_its_own_cells_are(tmp_path, started):

@@ -85,6 +85,12 @@ def test_all_that_a_study_says_wrong_is_told_at_once(tmp_path):
         ({"tunning": {}}, "unknown key `tunning`"),
         ({"cells": {"method": None}}, "`cells.method` is missing"),
         ({"cells": {"data": {"digits": {"job": None}}}}, "`cells.data.digits.job` is missing"),
+        ({"budget": {"gradient_steps": 9}, "cells": {"length": {"short": {"train.rounds": 3}}}}, "`budget` does"),
+        (
+            {"budget": {"gradient_steps": 9}, "tuning": {**TUNING, "space": {"all": {"train.rounds": [3]}}}},
+            "`budget` does",
+        ),
+        ({"cells": {"loss": {"kept": {"train.on_nonfinite": "isolate"}}}}, "drop out of all means"),
         ({"budget": {"gradient_steps": 0}}, "`budget.gradient_steps` is 0; it must be a whole number (at least 1"),
     ],
 )
@@ -230,6 +236,13 @@ def test_every_method_gets_as_many_different_configurations_or_all_there_are(tmp
         assert all(trial.job.evaluate.test is False for trial in configuration.trials)
     digests = [c.trials[0].digest for c in parse]
     assert len(set(digests)) == 6
+
+
+def test_configurations_of_different_length_are_different(tmp_path):
+    space = {"all": {"train.rounds": [10, 20, 40, 80]}}
+    study = read_study(write_study(tmp_path, {"tuning": {**TUNING, "configurations": 9, "space": space}}))
+    tried = configurations(study, Resolver(study))["digits", "local"]
+    assert sorted(c.trials[0].job.train.rounds for c in tried) == [2, 10, 20, 40, 80]
 
 
 def test_an_axis_has_the_last_word_over_what_was_tuned(tmp_path):
