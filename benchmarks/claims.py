@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def recorded(text: str, claims: Sequence[Claim]) -> str:
     """claims.yaml with the verdicts and figures of these claims; nothing else of it changes."""
     outcomes = {claim.id: outcome(claim) for claim in claims}
+    placed = {block[1] for block in BLOCK.finditer(text) if OUTCOME.search(block[0])}
+    if lost := outcomes.keys() - placed:
+        raise SystemExit(f"claims.yaml has no lines `verdict:` and `figures:` to write into: {', '.join(sorted(lost))}")
 
     def with_outcome(block: re.Match[str]) -> str:
         return OUTCOME.sub(lambda old: outcomes.get(block[1], old[0]), block[0])

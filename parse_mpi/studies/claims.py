@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from parse_mpi.compare.schema import DATA
+from parse_mpi.compare.studyfile import ENSEMBLE
 from parse_mpi.errors import ParseMpiError
 from parse_mpi.job.base import Section
 from parse_mpi.jobpaths import SHIPPED_DIRS
@@ -75,7 +76,8 @@ class Statistic(Section):
 
     where: levels of axes that are fixed. each: `data`, it must hold on every data set, not on average; `kind`, for
     unimodal and for multimodal agents. kind: which agents count. weighting, prediction: of the accuracy; other than the
-    ensemble on the common split only whole cells are compared, not samples.
+    ensemble on the common split only whole cells are compared, not samples. round: the last, or the best of each cell
+    on validation, also of whole cells.
     """
 
     difference: Contrast | None = None
@@ -87,7 +89,8 @@ class Statistic(Section):
     each: Literal["data", "kind"] | None = None
     kind: str = ALL
     weighting: Literal["global", "local"] = "global"
-    prediction: str = "ensemble"
+    prediction: str = ENSEMBLE
+    round: Literal["last", "best"] = "last"
 
     @model_validator(mode="after")
     def _is_one_statistic(self) -> Statistic:
@@ -98,6 +101,14 @@ class Statistic(Section):
         if len(axes) > 1 or any(DATA in named for named in axes):
             raise ValueError("all levels of a ranking must name the same axes, other than `data`")
         return self
+
+    @property
+    def measured(self) -> str:
+        """What is compared, in words."""
+        what = "rounds" if self.rounds_to_target else "own classes" if self.weighting == "local" else ""
+        kind = "" if self.kind == ALL else f"{self.kind} agents"
+        head = "" if self.prediction == ENSEMBLE else f"{self.prediction} head"
+        return ", ".join(filter(None, [kind, what, head, "best rounds" if self.round == "best" else ""])) or "accuracy"
 
     def levels(self) -> Iterator[Levels]:
         """Every set of levels that is named anywhere."""

@@ -32,7 +32,7 @@ from parse_mpi.studies.scores import (
 
 NUMBERS = ("estimate", "low", "high", "detectable")
 DIGITS = 4  # that claims.yaml keeps: verdicts are of what is written
-COLUMNS = ("claim", "source", "expected", "found", "detectable", "seeds", "verdict")
+COLUMNS = ("claim", "source", "measured", "expected", "found", "detectable", "seeds", "verdict")
 
 
 class Part(NamedTuple):
@@ -83,6 +83,7 @@ def claims_table(claims: Sequence[Claim], title: str = "Claims and verdicts") ->
         [
             claim.text,
             claim.source,
+            claim.statistic.measured if claim.statistic else UNKNOWN,
             claim.expect if claim.statistic else UNKNOWN,
             "; ".join(map(_found, claim.figures)) or claim.note or UNKNOWN,
             "; ".join(f"{figure.detectable:.2f}" for figure in claim.figures) or UNKNOWN,
@@ -92,10 +93,12 @@ def claims_table(claims: Sequence[Claim], title: str = "Claims and verdicts") ->
         for claim in claims
     ]
     note = (
-        "Points of accuracy, or rounds, with the interval that the verdict rests on. Detectable: the smallest true "
-        f"difference that the study would find with a probability of {POWER:.0%}."
+        "Points of accuracy, or rounds, with the interval that the verdict rests on. Measured: accuracy is that of all "
+        "agents on the common test split after the last round; own classes reweigh it by what each agent saw in "
+        "training. Detectable: the smallest true difference that the study would find with a probability of "
+        f"{POWER:.0%}."
     )
-    return Table(title, COLUMNS, rows, frozenset({"claim", "source", "expected", "found", "verdict"}), note)
+    return Table(title, COLUMNS, rows, frozenset({"claim", "source", "measured", "expected", "found", "verdict"}), note)
 
 
 # -- what a statistic compares ---------------------------------------------------------------------------------------
@@ -173,9 +176,9 @@ def _resolved(levels: Levels, study: Study) -> Levels:
 def _score(statistic: Statistic, kind: str, study: Study) -> Score:
     if statistic.rounds_to_target:
         return rounds_to_target(make_targets(study))
-    if statistic.weighting == "global" and statistic.prediction == ENSEMBLE:
+    if (statistic.weighting, statistic.prediction, statistic.round) == ("global", ENSEMBLE, "last"):
         return right_answers(kind)
-    return mean_accuracy(kind, weighting=statistic.weighting, prediction=statistic.prediction)
+    return mean_accuracy(kind, weighting=statistic.weighting, prediction=statistic.prediction, row=statistic.round)
 
 
 def _apart(contrast: Contrast) -> tuple[Term, Term]:
