@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from report_cases import EVENTS, RING, Bench, make_job
 from small_jobs import finished_run, write_job
@@ -115,6 +116,27 @@ def test_a_real_run_from_first_round_to_last_look(tmp_path: Path) -> None:
         np.testing.assert_array_equal(floats(retrieval, measure), metrics["final/retrieval"][:, k])
     assert ints(retrieval, "query_agent").tolist() == np.asarray(labels["query_agent"]).tolist()
     assert column(retrieval, "gallery_modality") == list(labels["gallery_modality"])
+
+
+def test_pandas_reads_every_table(tmp_path: Path) -> None:
+    """Numbers as numbers, empty cells as missing, and means by group as from the metrics."""
+    run = finished_run(
+        write_job(tmp_path, {"events": [{"kind": "leave", "round": 1, "agents": [0]}]}), tmp_path / "run"
+    )
+    metrics, tables = read_metrics(run), export(run)
+    frames = {name: pandas.read_csv(run / "csv" / f"{name}.csv") for name in tables}
+    for name, rows in tables.items():
+        assert len(frames[name]) == len(rows)
+        assert not rows or list(frames[name].columns) == list(rows[0])
+    evaluations = frames["evaluations"]
+    assert evaluations["accuracy"].dtype == np.float64
+    assert evaluations["accuracy"].isna().any()
+    ensemble = evaluations.query("prediction == 'ensemble' and split == 'test' and weighting == 'global'")
+    labels = metrics.attributes["evaluations/accuracy"]
+    wanted = {"split": "test", "weighting": "global", "prediction": "ensemble"}
+    place = tuple(list(labels[axis]).index(level) for axis, level in wanted.items())
+    expected = metrics["evaluations/accuracy"][(slice(None), slice(None), *place)]
+    np.testing.assert_allclose(ensemble.groupby("round")["accuracy"].mean(), np.nanmean(expected, axis=1))
 
 
 def test_a_run_under_way_on_changing_ranks(tmp_path: Path) -> None:
