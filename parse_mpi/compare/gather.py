@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from parse_mpi.compare.choices import Choice, Pair
 from parse_mpi.compare.collect import read_result
 from parse_mpi.compare.kept import kept_cells
 from parse_mpi.compare.reading import StudyFile
-from parse_mpi.compare.standing import is_finished, run_of, standing
-from parse_mpi.compare.studyfile import Cell, Status, Study
+from parse_mpi.compare.standing import run_of, standing
+from parse_mpi.compare.studyfile import Cell, Study
 from parse_mpi.compare.trials import Trial
 from parse_mpi.errors import JobError, StorageError
 from parse_mpi.storage.rundir import utc_now
@@ -21,11 +21,17 @@ from parse_mpi.yamlfile import read_yaml
 OF_LAUNCHES = ("commit", "machine", "versions")  # what provenance.yaml of a run tells of its launches
 
 
-class NoResult(NamedTuple):
-    """Why a cell has none."""
+class Fate(NamedTuple):
+    """What has become of a cell: its run directory has a result, an earlier study.h5 has, or there is none and why."""
 
-    status: Status
+    status: Literal["finished", "kept", "failed", "missing"]
     reason: str = ""
+
+
+def fates(out: Path, cells: Sequence[Trial], known: Mapping[str, Fate], earlier: Study | None) -> dict[str, Fate]:
+    """By name of a cell. known: of those that there is no need to look at. earlier: what was collected before."""
+    kept = kept_cells(earlier, cells)
+    return {trial.name: known.get(trial.name) or _fate(out, trial, kept.get(trial.name)) for trial in cells}
 
 
 def gather(
@@ -33,13 +39,10 @@ def gather(
     out: Path,
     cells: Sequence[Trial],
     choices: Mapping[Pair, Choice],
-    known: Mapping[str, NoResult],
+    found: Mapping[str, Fate],
     earlier: Study | None,
 ) -> Study:
-    """All that there is. known: name of a cell -> why there is no need to look for its result.
-
-    earlier: what was collected before, which serves where the run directory of a cell is no more.
-    """
+    """All that there is, by the fates of the cells."""
     spec, kept = study.spec, kept_cells(earlier, cells)
     records = [run_of(out, trial).provenance_path for trial in cells]
     return Study(
@@ -47,47 +50,43 @@ def gather(
         axes={axis: tuple(levels) for axis, levels in spec.cells.items()},
         seeds=spec.seeds,
         compare=spec.compare,
-        cells=tuple(_cell(out, trial, known.get(trial.name), kept.get(trial.name)) for trial in cells),
+        cells=tuple(
+            kept[trial.name] if found[trial.name].status == "kept" else _cell(out, trial, found[trial.name])
+            for trial in cells
+        ),
         tuning=dict(choices),
         provenance=provenance(study.text, records, earlier.provenance if kept and earlier else {}),
     )
 
 
-def why_no_result(out: Path, trial: Trial, known: NoResult | None, kept: Cell | None) -> NoResult | None:
-    """Why a cell has none; None where its run directory, or an earlier study.h5, has one.
-
-    known: what is known of it already. kept: what an earlier study.h5 said of it.
-    """
-    if known is not None:
-        return known
+def _fate(out: Path, trial: Trial, kept: Cell | None) -> Fate:
     found = standing(run := run_of(out, trial), trial)
-    if found.what == "finished" or (kept is not None and kept.result is not None):
-        return None
+    if found.what == "finished":
+        return Fate("finished")
+    if kept is not None and kept.result is not None:
+        return Fate("kept")
     if found.has_failed:
-        return NoResult("failed", found.reason)
+        return Fate("failed", found.reason)
     if kept is not None and not run.exists():
-        return NoResult("failed", kept.reason)
-    return NoResult("missing")
+        return Fate("failed", kept.reason)
+    return Fate("missing")
 
 
-def _cell(out: Path, trial: Trial, known: NoResult | None, kept: Cell | None) -> Cell:
-    why, result = why_no_result(out, trial, known, kept), None
-    if why is None and is_finished(out, trial):
+def _cell(out: Path, trial: Trial, fate: Fate) -> Cell:
+    result = None
+    if fate.status == "finished":
         try:
             result = read_result(run_of(out, trial), trial.job)
         except StorageError as error:
-            why = NoResult("failed", str(error))
-    elif why is None:
-        assert kept is not None
-        return kept
+            fate = Fate("failed", str(error))
     return Cell(
         name=trial.name,
         levels=dict(trial.levels),
         seed=trial.seed,
         job_digest=trial.digest,
         rounds=trial.job.train.rounds,
-        status=why.status if why else "finished",
-        reason=why.reason if why else "",
+        status="finished" if result else "failed" if fate.status == "failed" else "missing",
+        reason=fate.reason,
         result=result,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from parse_mpi.compare.choices import Choice, Pair, read_choices, write_choices
 from parse_mpi.compare.directory import RESULT, make_directory
 from parse_mpi.compare.estimate import Cost, calibrated_costs, calibrations, measured_costs
-from parse_mpi.compare.gather import NoResult, gather, why_no_result
+from parse_mpi.compare.gather import Fate, fates, gather
 from parse_mpi.compare.kept import kept_cells, kept_study, put_aside, results
 from parse_mpi.compare.pool import Pool
 from parse_mpi.compare.reading import StudyFile, read_study
@@ -82,17 +82,18 @@ class Comparison:
         mine = share.part([trial for trial in cells if self._is_wanted(trial)])
         kept = results(kept_cells(self.kept, mine))
         outcomes = self.pool.run([trial for trial in mine if trial.name not in known | kept], "cells")
-        known |= {o.trial.name: NoResult("failed", o.reason) for o in outcomes if o.status == "failed"}
+        known |= {o.trial.name: Fate("failed", o.reason) for o in outcomes if o.status == "failed"}
         failed |= {name: why.reason for name, why in known.items() if why.status == "failed"}
-        left = self._left(cells if share == ALL else mine, known)
-        return Ended(failed, left, *(() if left or share != ALL else self._collect(cells, choices, known)))
+        found = fates(self.out, cells if share == ALL else mine, known, self.kept)
+        left = _left(found)
+        return Ended(failed, left, *(() if left or share != ALL else self._collect(cells, choices, found)))
 
     def report(self) -> Ended:
         """Collect the results that there are; starts nothing."""
         choices = self.choices()
         cells = self.cells(choices)
-        known = self._without_settings(cells, choices)
-        return Ended({}, self._left(cells, known), *self._collect(cells, choices, known))
+        found = fates(self.out, cells, self._without_settings(cells, choices), self.kept)
+        return Ended({}, _left(found), *self._collect(cells, choices, found))
 
     def costs(self) -> dict[Pair, Cost]:
         """What a launch of each wanted pair takes; those of which nothing has finished are calibrated now."""
@@ -166,12 +167,12 @@ class Comparison:
     def _cells(self, choices: Mapping[Pair, Choice]) -> list[Trial]:
         return self.resolver.cells(lambda *pair: choices[pair].settings if pair in choices else {})
 
-    def _without_settings(self, cells: Sequence[Trial], choices: Mapping[Pair, Choice]) -> dict[str, NoResult]:
+    def _without_settings(self, cells: Sequence[Trial], choices: Mapping[Pair, Choice]) -> dict[str, Fate]:
         """Cells that can't run, because tuning has not chosen their settings, or could not."""
         if not self.tried:
             return {}
-        open_pairs = {pair: NoResult("missing", NOT_TUNED) for pair in self.tried if pair not in choices}
-        hopeless = {pair: NoResult("failed", NOTHING_WORKED) for pair, c in choices.items() if c.chosen is None}
+        open_pairs = {pair: Fate("missing", NOT_TUNED) for pair in self.tried if pair not in choices}
+        hopeless = {pair: Fate("failed", NOTHING_WORKED) for pair, c in choices.items() if c.chosen is None}
         none = open_pairs | hopeless
         return {trial.name: none[pair_of(trial)] for trial in cells if pair_of(trial) in none}
 
@@ -183,21 +184,20 @@ class Comparison:
     def _is_open(self, trial: Trial) -> bool:
         return self._is_wanted(trial) and not is_finished(self.out, trial)
 
-    def _left(self, cells: Sequence[Trial], known: Mapping[str, NoResult]) -> int:
-        """How many cells are neither finished nor failed."""
-        kept = kept_cells(self.kept, cells)
-        why = [why_no_result(self.out, t, known.get(t.name), kept.get(t.name)) for t in cells]
-        return sum(reason is not None and reason.status == "missing" for reason in why)
-
     def _collect(
-        self, cells: Sequence[Trial], choices: Mapping[Pair, Choice], known: Mapping[str, NoResult]
+        self, cells: Sequence[Trial], choices: Mapping[Pair, Choice], found: Mapping[str, Fate]
     ) -> tuple[Path, Path | None]:
         """Write study.h5. Returns its path, and that of the one before where that had to be put aside."""
-        found = gather(self.study, self.out, cells, choices, known, self.kept)
-        aside = put_aside(self.out, self.kept, found)
-        write_study(self.out / RESULT, found)
-        self.kept = found
+        study = gather(self.study, self.out, cells, choices, found, self.kept)
+        aside = put_aside(self.out, self.kept, study)
+        write_study(self.out / RESULT, study)
+        self.kept = study
         return self.out / RESULT, aside
+
+
+def _left(found: Mapping[str, Fate]) -> int:
+    """How many cells are neither finished nor failed."""
+    return sum(fate.status == "missing" for fate in found.values())
 
 
 def _check_only(study: StudyFile, only: Mapping[str, str]) -> None:

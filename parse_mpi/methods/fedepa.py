@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from parse_mpi.job import FedepaMethod, LearntWeights
-from parse_mpi.methods.base import Method, SliceSpec, equal_sets, shared
-from parse_mpi.methods.dsgd import encoder_slices
+from parse_mpi.methods.base import SliceSpec, equal_sets, shared
+from parse_mpi.methods.dsgd import OneHead, encoder_slices
 from parse_mpi.population import Agent
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fedepa(Method):
+class Fedepa(OneHead):
     """The method of arXiv 2504.12025 without its server. start: rounds after which the era began that this is of."""
 
     options: FedepaMethod
@@ -71,9 +71,6 @@ class Fedepa(Method):
             )
             total = total + alignment_weight * aligned
         return torch.stack([total, of_head, torch.zeros_like(total), aligned], -1)
-
-    def predictions(self, output: Output, modalities: Sequence[str]) -> dict[str, Tensor]:
-        return {"ensemble": output.logits["label"].squeeze(-3)}
 
     def shared_latent(self, output: Output) -> Tensor | None:
         return output.z["aligned"]
