@@ -9,7 +9,7 @@ from pathlib import Path
 from parse_mpi.compare.directory import make_directory
 from parse_mpi.compare.gather import provenance
 from parse_mpi.compare.pool import Pool
-from parse_mpi.compare.standing import is_finished, run_of
+from parse_mpi.compare.standing import is_finished, run_of, standing
 from parse_mpi.compare.trials import in_order
 from parse_mpi.errors import StorageError
 from parse_mpi.scaling.collect import Collector
@@ -83,14 +83,19 @@ class ScalingStudy:
     def _launched(self, point: Point, failed: dict[str, str], collector: Collector) -> Launched:
         """The result of a point; what can't be read counts as failed."""
         size = (point.curve, point.ranks, point.nodes, point.agents, point.repeat)
-        if point.trial.name not in failed and not is_finished(self.out, point.trial):
+        name, run = point.trial.name, run_of(self.out, point.trial)
+        found = standing(run, point.trial)
+        if name not in failed and found.has_failed:
+            failed[name] = found.reason
+        if name in failed:
+            return Launched(*size, "failed", failed[name])
+        if found.what != "finished":
             return Launched(*size, "missing")
-        if point.trial.name not in failed:
-            try:
-                return Launched(*size, "finished", result=collector.read(point, run_of(self.out, point.trial)))
-            except StorageError as error:
-                failed[point.trial.name] = str(error)
-        return Launched(*size, "failed", failed[point.trial.name])
+        try:
+            return Launched(*size, "finished", result=collector.read(point, run))
+        except StorageError as error:
+            failed[name] = str(error)
+            return Launched(*size, "failed", failed[name])
 
 
 def _open(launches: Sequence[Launched]) -> int:

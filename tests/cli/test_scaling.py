@@ -77,6 +77,9 @@ def test_finished_points_are_kept_and_the_others_are_left_to_whoever_runs_them(t
     assert names == ["group,1r,1n,6a,0", "group,1r,1n,3a,0", "group,1r,1n,3a,1", "group,1r,1n,6a,1"]
     assert main(["scaling", str(study), "--out", str(out)]) == 0
     assert len(started) == 4
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0  # from scaling.h5 alone
+    assert str(out / "scaling.md") in capsys.readouterr().out
 
 
 def test_slurm_points_are_told_and_collected_once_they_are_there(tmp_path, started, capsys):
@@ -89,6 +92,11 @@ def test_slurm_points_are_told_and_collected_once_they_are_there(tmp_path, start
             InProcess([sys.executable, "-m", "parse_mpi", *shlex.split(line)[1:]], 1, 1, 60, out / "logs" / "hand.log")
     assert main(["scaling", str(study), "--out", str(out)]) == 0
     assert {launch.status for launch in load_scaling(out / "scaling.h5").launches} == {"finished"}
+    first, *_ = sorted((out / "points").iterdir())
+    (first / "state.json").write_text("{")
+    assert main(["scaling", str(study), "--out", str(out), "--report"]) == 7
+    assert f"{first.name}: {first / 'state.json'}" in capsys.readouterr().err
+    assert [launch.status for launch in load_scaling(out / "scaling.h5").launches].count("failed") == 1
 
 
 def test_a_run_that_was_stopped_warms_up_again(tmp_path, started):
