@@ -149,8 +149,8 @@ class PlainParse:
 
     def _labels(self, agent):
         """Of an agent's samples, -1 where it does not know them."""
-        own = self.labels[self.plan.samples[agent.id]].numpy()
-        return torch.from_numpy(known_labels(own, agent.id, self.job.data.labelled_fraction, self.job.seed))
+        own, fraction = self.plan.samples[agent.id], self.job.data.labelled_fraction
+        return torch.from_numpy(known_labels(self.labels[own].numpy(), own, agent.id, fraction, self.job.seed))
 
     def _classification(self, out, y):
         """Cross-entropy of the ensemble and mean cross-entropy of the heads, over the labelled samples."""

@@ -67,7 +67,7 @@ class Inputs:
     def labels(self, agent: int) -> NDArray[np.int64]:
         """The labels of an agent's training samples, UNLABELLED where it does not know them."""
         job, own = self.plan.job, self.plan.samples[agent]
-        return known_labels(self.dataset.labels[own], agent, job.data.labelled_fraction, job.seed)
+        return known_labels(self.dataset.labels[own], own, agent, job.data.labelled_fraction, job.seed)
 
 
 class AgentSamples:

@@ -69,7 +69,8 @@ def test_batches_hold_what_sensors_deliver_and_labels_that_are_known(tmp_path, r
             expected = seen(plan, agent, m, x_of[m], index)
             np.testing.assert_allclose(x[m].numpy(), expected, rtol=1e-5, atol=1e-6)
             assert np.array_equal(x[m].numpy() == 0, expected == 0)
-        known = known_labels(dataset.labels[plan.samples[agent.id]], agent.id, 0.4, plan.job.seed)
+        own = plan.samples[agent.id]
+        known = known_labels(dataset.labels[own], own, agent.id, 0.4, plan.job.seed)
         np.testing.assert_array_equal(y.numpy(), known[position])
         assert (y < 0).any()
 

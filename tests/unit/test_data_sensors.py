@@ -56,16 +56,18 @@ def test_agents_modalities_seeds_and_samples_have_noise_of_their_own() -> None:
 @given(count=st.integers(1, 200), fraction=st.floats(1e-6, 1.0), agent=st.integers(0, 999))
 def test_the_stated_share_of_labels_is_known(count: int, fraction: float, agent: int) -> None:
     labels = np.arange(count) % 7
-    known = known_labels(labels, agent, fraction, seed=0)
+    known = known_labels(labels, np.arange(count), agent, fraction, seed=0)
     kept = known != UNLABELLED
     np.testing.assert_array_equal(known[kept], labels[kept])
     assert kept.sum() == max(1, round(fraction * count))
-    np.testing.assert_array_equal(known_labels(labels, agent, fraction, seed=0), known)
+    np.testing.assert_array_equal(known_labels(labels, np.arange(count), agent, fraction, seed=0), known)
+    order = np.random.default_rng(agent).permutation(count)  # in which they arrive
+    np.testing.assert_array_equal(known_labels(labels[order], order, agent, fraction, seed=0), known[order])
 
 
 def test_which_labels_are_known_is_drawn_anew_for_every_agent_and_seed() -> None:
-    labels = np.zeros(40, np.int64)
-    drawn = {known_labels(labels, agent, 0.5, seed).tobytes() for agent in range(5) for seed in range(5)}
+    labels, samples = np.zeros(40, np.int64), np.arange(40)
+    drawn = {known_labels(labels, samples, agent, 0.5, seed).tobytes() for agent in range(5) for seed in range(5)}
     assert len(drawn) == 25
-    kept = np.mean([known_labels(labels, agent, 0.25, 0) == 0 for agent in range(2000)], axis=0)
+    kept = np.mean([known_labels(labels, samples, agent, 0.25, 0) == 0 for agent in range(2000)], axis=0)
     np.testing.assert_allclose(kept, 0.25, atol=5 * np.sqrt(0.25 * 0.75 / 2000))
