@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,9 @@ def results(kept: dict[str, Cell]) -> dict[str, Cell]:
 
 
 def put_aside(out: Path, earlier: Study | None, now: Study) -> Path | None:
-    """Give study.h5 another name where it holds results that the new one lacks, so that writing that loses nothing.
+    """Give study.h5 a second name where it holds results that the new one lacks, which is to replace it.
 
-    The new path; None where nothing would be lost. Raises StorageError.
+    The second name; None where nothing would be lost. Raises StorageError.
     """
     held = {(cell.name, cell.job_digest) for cell in earlier.cells if cell.result is not None} if earlier else set()
     if held <= {(cell.name, cell.job_digest) for cell in now.cells if cell.result is not None}:
@@ -42,7 +43,7 @@ def put_aside(out: Path, earlier: Study | None, now: Study) -> Path | None:
     while (aside := out / f"study.previous-{number}.h5").exists():
         number += 1
     with storage_errors(aside):
-        (out / RESULT).rename(aside)
+        os.link(out / RESULT, aside)  # not renamed: at no moment is there no study.h5
     return aside
 
 
