@@ -76,8 +76,7 @@ class Statistic(Section):
 
     where: levels of axes that are fixed. each: `data`, it must hold on every data set, not on average; `kind`, for
     unimodal and for multimodal agents. kind: which agents count. weighting, prediction: of the accuracy; other than the
-    ensemble on the common split only whole cells are compared, not samples. round: the last, or the best of each cell
-    on validation, also of whole cells.
+    ensemble on the common split only whole cells are compared, not samples.
     """
 
     difference: Contrast | None = None
@@ -90,7 +89,6 @@ class Statistic(Section):
     kind: str = ALL
     weighting: Literal["global", "local"] = "global"
     prediction: str = ENSEMBLE
-    round: Literal["last", "best"] = "last"
 
     @model_validator(mode="after")
     def _is_one_statistic(self) -> Statistic:
@@ -108,7 +106,7 @@ class Statistic(Section):
         what = "rounds" if self.rounds_to_target else "own classes" if self.weighting == "local" else ""
         kind = "" if self.kind == ALL else f"{self.kind} agents"
         head = "" if self.prediction == ENSEMBLE else f"{self.prediction} head"
-        return ", ".join(filter(None, [kind, what, head, "best rounds" if self.round == "best" else ""])) or "accuracy"
+        return ", ".join(filter(None, [kind, what, head])) or "accuracy"
 
     def levels(self) -> Iterator[Levels]:
         """Every set of levels that is named anywhere."""

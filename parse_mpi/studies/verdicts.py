@@ -176,9 +176,9 @@ def _resolved(levels: Levels, study: Study) -> Levels:
 def _score(statistic: Statistic, kind: str, study: Study) -> Score:
     if statistic.rounds_to_target:
         return rounds_to_target(make_targets(study))
-    if (statistic.weighting, statistic.prediction, statistic.round) == ("global", ENSEMBLE, "last"):
+    if statistic.weighting == "global" and statistic.prediction == ENSEMBLE:
         return right_answers(kind)
-    return mean_accuracy(kind, weighting=statistic.weighting, prediction=statistic.prediction, row=statistic.round)
+    return mean_accuracy(kind, weighting=statistic.weighting, prediction=statistic.prediction)
 
 
 def _apart(contrast: Contrast) -> tuple[Term, Term]:
