@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
 
@@ -11,6 +12,7 @@ import pytest
 from compare_cases import TUNING, write_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_cases import METHODS, method_of
 
 from parse_mpi.compare import studyfile
 from parse_mpi.compare.choices import Choice, Tried
@@ -22,6 +24,7 @@ from parse_mpi.compare.search import draw_settings, read_draw
 from parse_mpi.compare.studyfile import Cell, Curve, Final, Result, Study, load_study
 from parse_mpi.compare.trials import Resolver, in_order
 from parse_mpi.compare.tuning import configurations
+from parse_mpi.data.sampler import make_sampler
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import JobError, StorageError, StudyError
 from parse_mpi.jobfile import load_job
@@ -167,6 +170,25 @@ def test_a_job_read_for_all_seeds_at_once_is_what_its_launch_reads(tmp_path):
         assert load_job(trial.base, in_order(trial.overrides)).job == trial.job
         assert trial.job.seed == trial.seed
     assert len({trial.digest for trial in trials}) == len(trials) == 6
+
+
+def test_methods_are_compared_on_the_same_samples_and_batches(tmp_path):
+    """Of every seed: who owns which samples, who is tested on which, in what order an agent sees its own."""
+    methods = {case: {"method": deepcopy(method_of(case))} for case in METHODS if "sheaf" not in case}
+    cells = {"method": {"parse": None, "local": None} | methods}
+    resolver = Resolver(read_study(write_study(tmp_path, {"cells": cells})))
+    trials = resolver.cells(lambda *_: {})
+    resolver.require_sound()
+    assert len(trials) == 2 * len(methods)
+    seen = {}
+    for trial in trials:
+        dataset = load_dataset(trial.job.data, trial.seed)
+        plan = make_plan(trial.jobfile, dataset, 1)
+        sizes, ids = plan.sizes(), np.arange(len(plan.samples))
+        batches = [make_sampler(trial.job, sizes, ids).batch(step)[0].tobytes() for step in range(5)]
+        told = [own.tobytes() for own in plan.samples], dataset.split.tobytes(), batches
+        assert seen.setdefault(trial.seed, told) == told, trial.name
+    assert seen[100] != seen[101]
 
 
 @pytest.mark.parametrize(("local_steps", "rounds"), [(1, 60), (4, 15), (7, 8)])

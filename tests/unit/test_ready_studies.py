@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,23 @@ def test_every_cell_is_a_sound_job(path):
 
 def test_they_are_all_there():
     assert len(STUDIES) >= 20
+
+
+def test_the_headline_keeps_to_its_protocol():
+    """Ten seeds or more, all methods tuned alike on two others, and a split of its own for every seed."""
+    study = read_study(next(path for path in STUDIES if path.stem == "headline"))
+    spec = study.spec
+    assert len(spec.seeds) >= 10
+    assert (spec.tuning.configurations, len(spec.tuning.seeds)) == (12, 2)
+    assert not set(spec.tuning.seeds) & set(spec.seeds)
+    rate = spec.tuning.space["all"]["train.optimiser.lr"]
+    assert all(space.get("train.optimiser.lr", rate) == rate for space in spec.tuning.space.values())
+    assert spec.budget.gradient_steps == 200
+    methods = set(spec.cells["method"])
+    assert set(chain(*spec.compare.baselines.values())) == methods - {
+        "parse", "local", "fedavg", "centralised", "centralised+heads"  # floors, ceilings, and a mean no graph gives
+    }  # fmt: skip
+    for level in spec.cells[DATA]:
+        source = yaml.safe_load(study.base_job(level).read_text())["data"]["source"]
+        is_by_people = level == "utd-mhad"
+        assert "digits" in source or is_by_people or source["split"] == "fresh", level
