@@ -244,6 +244,14 @@ class PlainParse:
             start += p.numel()
 
 
+class PlainOneHead(PlainParse):
+    """A single head: cross-entropy of the labelled samples of a batch, 0 without any."""
+
+    def _loss(self, agent, step, out, y):
+        known, logits = y >= 0, out.logits["label"][0]
+        return functional.cross_entropy(logits[known], y[known]) if known.any() else 0.0 * logits.sum()
+
+
 def demanded(logits, share, y):
     """What u, r and s of each modality tell about the label, as a share of log C: float64 [M, 3].
 

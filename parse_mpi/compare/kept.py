@@ -26,9 +26,9 @@ def kept_cells(earlier: Study | None, trials: Sequence[Trial]) -> dict[str, Cell
     return {name: replace(cells[name], levels=dict(trial.levels)) for name, trial in same.items()}
 
 
-def results(kept: dict[str, Cell]) -> dict[str, Cell]:
-    """Those that finished."""
-    return {name: cell for name, cell in kept.items() if cell.result is not None}
+def kept_results(earlier: Study | None, trials: Sequence[Trial]) -> dict[str, Cell]:
+    """Those of them that finished."""
+    return {name: cell for name, cell in kept_cells(earlier, trials).items() if cell.result is not None}
 
 
 def put_aside(out: Path, earlier: Study | None, now: Study) -> Path | None:

@@ -14,7 +14,7 @@ from parse_mpi.compare.choices import Choice, Pair, read_choices, write_choices
 from parse_mpi.compare.directory import RESULT, make_directory
 from parse_mpi.compare.estimate import Cost, calibrated_costs, calibrations, measured_costs
 from parse_mpi.compare.gather import Fate, fates, gather
-from parse_mpi.compare.kept import kept_cells, kept_study, put_aside, results
+from parse_mpi.compare.kept import kept_results, kept_study, put_aside
 from parse_mpi.compare.pool import Pool
 from parse_mpi.compare.reading import StudyFile, read_study
 from parse_mpi.compare.schema import DATA, METHOD
@@ -80,7 +80,7 @@ class Comparison:
         cells = self.cells(choices)
         known = self._without_settings(cells, choices)
         mine = share.part([trial for trial in cells if self._is_wanted(trial)])
-        kept = results(kept_cells(self.kept, mine))
+        kept = kept_results(self.kept, mine)
         outcomes = self.pool.run([trial for trial in mine if trial.name not in known | kept], "cells")
         known |= {o.trial.name: Fate("failed", o.reason) for o in outcomes if o.status == "failed"}
         failed |= {name: why.reason for name, why in known.items() if why.status == "failed"}
@@ -109,7 +109,7 @@ class Comparison:
         """Cells and launches of tuning that are wanted and not finished."""
         choices = self.choices()
         cells, launches = self.cells(choices), missing(self.tried, choices)
-        kept = results(kept_cells(self.kept, cells))
+        kept = kept_results(self.kept, cells)
         left = [trial for trial in cells if trial.name not in kept and self._is_open(trial)]
         return left, [trial for trial in launches if self._is_open(trial)]
 
@@ -117,7 +117,7 @@ class Comparison:
         """Raise StudyError with all that is wrong with launches that have not begun."""
         choices = self.choices()
         cells = self._cells(choices)
-        kept = results(kept_cells(self.kept, cells))
+        kept = kept_results(self.kept, cells)
         new = [*missing(self.tried, choices), *(trial for trial in cells if trial.name not in kept)]
         self.resolver.check(trial for trial in new if not run_of(self.out, trial).exists())
         self.resolver.require_sound()

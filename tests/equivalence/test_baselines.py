@@ -1,9 +1,7 @@
 """The methods that PARSE is compared with, against plain modules: rounds, few labels, events, exact means."""
 
 import pytest
-import torch
-from plain_parse import PlainParse, largest_difference
-from torch.nn import functional
+from plain_parse import PlainOneHead, PlainParse, largest_difference
 
 WIDTHS = {"unique": 4, "redundant": 4, "synergistic": 4}
 DSGD = ("dsgd-task", "dsgd-modality", "dsgd-hybrid", "centralised")
@@ -22,33 +20,21 @@ EVENTS = [
 ]
 
 
-class OneHead(PlainParse):
-    """A single head: cross-entropy of the labelled samples of a batch, 0 without any."""
-
-    def _loss(self, agent, step, out, y):
-        known, logits = y >= 0, out.logits["label"][0]
-        return functional.cross_entropy(logits[known], y[known]) if known.any() else 0.0 * logits.sum()
-
-
 class ThreeHeads(PlainParse):
-    """PARSE's network: cross-entropy of the ensemble, and the mean of that of all heads, without an alignment term."""
+    """PARSE's network and its two cross-entropies, without an alignment term."""
 
     def _loss(self, agent, step, out, y):
-        ensemble = torch.stack([logits.mean(0) for logits in out.logits.values()]).mean(0)
-        of_types = [
-            torch.stack([functional.cross_entropy(head, y) for head in logits]).mean() for logits in out.logits.values()
-        ]
-        return functional.cross_entropy(ensemble, y) + torch.stack(of_types).mean()
+        return self._classification(out, y)
 
 
 @pytest.mark.parametrize("name", [*DSGD, "monolithic"])
 def test_one_head(tmp_path, name):
     method = {"name": name, "slices": WIDTHS}
     gossip = SETTINGS | {"method": method, "topology": {"kind": "random-gossip"}}
-    assert largest_difference(tmp_path, gossip, 4, OneHead) <= 1e-10
+    assert largest_difference(tmp_path, gossip, 4, PlainOneHead) <= 1e-10
     events = [event for event in EVENTS if name != "centralised" or event["kind"] not in ("cut", "heal")]
     changed = SETTINGS | {"method": method, "events": events, "data": {"labelled_fraction": 0.3}}
-    assert largest_difference(tmp_path, changed, 6, OneHead) <= 1e-10
+    assert largest_difference(tmp_path, changed, 6, PlainOneHead) <= 1e-10
 
 
 @pytest.mark.parametrize("name", DSGD)
@@ -59,4 +45,4 @@ def test_three_heads(tmp_path, name):
 
 def test_exact_means(tmp_path):
     method = {"name": "dsgd-modality", "slices": WIDTHS, "aggregate": "exact"}
-    assert largest_difference(tmp_path, SETTINGS | {"method": method}, 4, OneHead) <= 1e-10
+    assert largest_difference(tmp_path, SETTINGS | {"method": method}, 4, PlainOneHead) <= 1e-10

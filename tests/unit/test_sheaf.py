@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from plain_parse import PlainParse, largest_difference
+from plain_parse import PlainOneHead, largest_difference
 from small_jobs import Quiet, make_trainer, write_job
-from torch.nn import functional
 
 from parse_mpi.data.sources import load_dataset
 from parse_mpi.errors import JobError
@@ -90,13 +89,10 @@ def test_plan_counts_what_ranks_send_each_other(tmp_path, fusion):
     assert sent_bytes(plan, 0, first_routes(plan, 0)) == expected
 
 
-class PlainSheaf(PlainParse):
+class PlainSheaf(PlainOneHead):
     """Encoders by dense matrices; heads by autograd on the energy, from given maps."""
 
     maps = None
-
-    def _loss(self, agent, step, out, y):
-        return functional.cross_entropy(out.logits["label"][0], y)
 
     def _mix(self, index):
         super()._mix(index)

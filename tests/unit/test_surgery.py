@@ -5,9 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_parse import PlainParse, largest_difference
+from plain_parse import PlainOneHead, largest_difference
 from small_jobs import make_trainer, write_job
-from torch.nn import functional
 
 from parse_mpi.agents.surgery import reconciled, row_sums
 from parse_mpi.errors import JobError
@@ -69,11 +68,8 @@ def test_sums_of_rows_do_not_depend_on_the_other_rows(width):
         assert torch.equal(row_sums(values[row : row + 1].clone()), together[row : row + 1])
 
 
-class PlainMonolithic(PlainParse):
+class PlainMonolithic(PlainOneHead):
     """Starts and updates apart, mixed by dense matrices and reconciled with NumPy."""
-
-    def _loss(self, agent, step, out, y):
-        return functional.cross_entropy(out.logits["label"][0], y)
 
     def round(self, index):
         self.starts = {spec.name: torch.from_numpy(self.parameters(spec.name)) for spec in self.plan.slices}
