@@ -1,5 +1,6 @@
 """Small studies for tests, and launches inside this process, which need no seconds to start."""
 
+import csv
 import logging
 import signal
 import sys
@@ -29,6 +30,8 @@ STUDY = {
     "seeds": [100, 101],
     "launch": {"at_once": 2},
 }
+LOCAL = {"cells": {"method": {"parse": None}}}
+FAILING = {"cells": {"rate": {"fine": {}, "wild": {"train.optimiser.lr": 1000.0, "train.rounds": 30}}}}
 TUNING = {"configurations": 2, "seeds": [1], "space": {"all": {"train.optimiser.lr": {"log-uniform": [0.001, 0.5]}}}}
 
 
@@ -90,3 +93,14 @@ def in_process(monkeypatch) -> list[list[str]]:
     monkeypatch.setattr(pool, "Template", NoTemplate)
     monkeypatch.setattr(InProcess, "started", [])
     return InProcess.started
+
+
+def ledger(out):
+    """The lines of a study's ledger."""
+    with open(out / "ledger.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(command, key):
+    """What a command sets a key to, in order."""
+    return [json[len(key) + 1 :] for json in command if json.startswith(f"{key}=")]

@@ -1,10 +1,7 @@
-"""parse-mpi compare: what is launched, what is kept, what is tuned on, and what is left behind."""
+"""parse-mpi compare: what is launched, what is reported, and what is left behind."""
 
-import csv
-import math
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -12,17 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from compare_cases import TUNING, InProcess, in_process, write_study
-from damage import flip
+from compare_cases import FAILING, LOCAL, TUNING, InProcess, ledger, write_study
 from launch import ROOT, child_environment
-from small_jobs import write_dataset
 
 from parse_mpi.cli import main
 from parse_mpi.compare import pool
-from parse_mpi.compare.choices import read_choices
 from parse_mpi.compare.runner import Comparison, Share
 from parse_mpi.compare.studyfile import load_study
 from parse_mpi.jobfile import load_job
@@ -30,26 +23,6 @@ from parse_mpi.run.summary import evaluation
 from parse_mpi.storage.metrics import read_metrics
 from parse_mpi.storage.owner import Owner, look
 from parse_mpi.storage.rundir import RunDirectory
-
-PUBLISHED = runpy.run_path(str(ROOT / "benchmarks" / "published.py"))
-LOCAL = {"cells": {"method": {"parse": None}}}
-FAILING = {"cells": {"rate": {"fine": {}, "wild": {"train.optimiser.lr": 1000.0, "train.rounds": 30}}}}
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """The commands of all launches, which run inside this process."""
-    return in_process(monkeypatch)
-
-
-def ledger(out):
-    with open(out / "ledger.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def values(command, key):
-    """What a command sets a key to, in order."""
-    return [json[len(key) + 1 :] for json in command if json.startswith(f"{key}=")]
 
 
 def test_every_cell_is_launched_once_and_its_result_is_that_of_its_run(tmp_path, started):
@@ -85,36 +58,6 @@ def test_every_cell_is_launched_once_and_its_result_is_that_of_its_run(tmp_path,
     lines = ledger(out)
     assert [line["outcome"] for line in lines].count("finished") == 4
     assert len({line["launch"] for line in lines}) == len(lines) / 2 == 4
-
-
-def test_only_the_cells_whose_job_has_changed_run_anew(tmp_path, started):
-    out, weaker = tmp_path / "out", {"cells": {"method": {"parse": {"method": {"name": "parse", "beta": 0.25}}}}}
-    Comparison(write_study(tmp_path, {"seeds": [100]}), out, {}).run()
-    del started[:]
-    Comparison(write_study(tmp_path, {"seeds": [100], **weaker}), out, {}).run()
-    assert [command[command.index("--out") + 1] for command in started] == [str(out / "cells" / "digits,parse,100")]
-    assert "--fresh" in started[0]
-    for method in ("parse", "local"):
-        job = load_job(out / "cells" / f"digits,{method},100" / "job.yaml").job
-        assert (job.method.beta == 0.25) == (method == "parse")
-
-    del started[:]
-    Comparison(write_study(tmp_path, {"seeds": [100], **weaker}, {"train": {"rounds": 3}}), out, {}).run()
-    assert len(started) == 2
-
-
-def test_an_unfinished_cell_goes_on_where_it_was(tmp_path, started):
-    out, study = tmp_path / "out", write_study(tmp_path, {"seeds": [100]})
-    comparison = Comparison(study, out, {})
-    trial = comparison.cells({})[0]
-    command = ["run", str(trial.base), "--out", str(out / trial.folder), "--stop-after", "1"]
-    InProcess([sys.executable, "-m", "parse_mpi", *command, *_sets(trial)], 1, 1, 60, out / "logs" / "first.log")
-    assert comparison.run().result
-    assert "resuming after round 1" in (out / "logs" / "cells" / f"{trial.name}.log").read_text()
-
-
-def _sets(trial):
-    return [word for key, value in trial.overrides.items() for word in ("--set", f"{key}={value}")]
 
 
 def test_a_failed_cell_is_told_and_stops_no_other(tmp_path, started, capsys):
@@ -204,108 +147,6 @@ def test_a_cell_that_another_launch_is_at_work_on_is_left_to_it(tmp_path, starte
     assert (ended.failed, ended.open, ended.result) == ({}, 1, None)
     assert len(started) == 1
     assert Comparison(study, out, {}).run().result
-
-
-def test_tuning_picks_the_best_on_validation_and_freezes_it(tmp_path, started):
-    out, study = (
-        tmp_path / "out",
-        write_study(tmp_path, {"tuning": {**TUNING, "configurations": 3, "seeds": [1, 2]}, **LOCAL}),
-    )
-    assert Comparison(study, out, {}).run().result
-    tuning, cells = started[:6], started[6:]
-    assert all(values(command, "evaluate.test") == ["false"] for command in tuning)
-    assert [values(command, "seed")[0] for command in tuning] == ["1", "2"] * 3
-    assert all(values(command, "evaluate.test") == ["true"] for command in cells)
-    for folder in (out / "tuning").iterdir():
-        assert load_job(folder / "job.yaml").job.evaluate.test is False
-        accuracy = read_metrics(folder)["evaluations/accuracy"]
-        assert np.isnan(accuracy[:, :, 1]).all()
-        assert not np.isnan(accuracy[:, :, 0, 0, 0]).any()
-
-    loaded, choices = load_study(out / "study.h5"), read_choices(out)
-    assert loaded.tuning == choices
-    for (data, method), choice in choices.items():
-        means = []
-        for number in range(3):
-            best = []
-            for seed in (1, 2):
-                metrics = read_metrics(out / "tuning" / f"{data},{method},{number},{seed}")
-                best.append(evaluation(metrics, -1, "validation").of(None, "ensemble").mean())
-            means.append(np.mean(best))
-        assert choice.chosen == int(np.argmax(means))
-        assert [one.score for one in choice.tried] == pytest.approx(means)
-        assert choice.tried[0].settings == {}
-        for cell in loaded.select(data=data, method=method):
-            lr = load_job(out / "cells" / cell.name / "job.yaml").job.train.optimiser.lr
-            assert lr == choice.settings.get("train.optimiser.lr", 0.1)
-
-    shutil.rmtree(out / "tuning")
-    assert Comparison(study, out, {}).run().result
-    assert len(started) == 8
-
-
-def test_tuning_never_sees_the_test_samples_nor_their_labels(tmp_path, started):
-    """The same choice from a file whose test samples and labels were replaced by garbage."""
-    agents = [{"modalities": ["a"], "count": 2}, {"modalities": ["a", "b"], "count": 2}]
-    job = {"agents": agents, "data": {"source": {"hdf5": "data.h5"}}, "topology": {"kind": "complete"}}
-    choices, test_accuracy = [], []
-    for name in ("sound", "garbage"):
-        folder = tmp_path / name
-        folder.mkdir()
-        study = write_study(folder, {"tuning": {**TUNING, "configurations": 3}, "seeds": [100], **LOCAL}, job)
-        data = write_dataset(folder / "data.h5")
-        if name == "garbage":
-            with h5py.File(data, "r+") as file:
-                test = np.flatnonzero(file["split"][:] == 2)
-                file["labels"][test] = (file["labels"][:][test] + 1) % 4
-                for modality in ("a", "b"):
-                    values = file[f"modalities/{modality}"]
-                    values[:] = np.where(
-                        np.isin(np.arange(len(values)), test).reshape(-1, *[1] * (values.ndim - 1)), -7, values
-                    )
-        ended = Comparison(study, folder / "out", {}).run()
-        choices.append(read_choices(folder / "out"))
-        cells = load_study(ended.result).cells
-        test_accuracy.append([cell.result.accuracy().mean() for cell in cells])
-    assert choices[0] == choices[1]
-    assert len({tried.score for choice in choices[0].values() for tried in choice.tried}) > 1
-    assert test_accuracy[0] != test_accuracy[1]
-
-
-def test_a_launch_of_tuning_that_was_stopped_decides_nothing(tmp_path, started, monkeypatch, capsys):
-    """A time limit that was met says nothing about a configuration: its pair stays open until it is through."""
-
-    class Stopped(InProcess):
-        def __init__(self, command, *rest):
-            is_tried = "tuning" in command[command.index("--out") + 1]
-            super().__init__([*command, *(["--stop-after", "1"] if is_tried else [])], *rest)
-
-    study, out = write_study(tmp_path, {"tuning": TUNING, "seeds": [100], **LOCAL}), tmp_path / "out"
-    monkeypatch.setattr(pool, "Launch", Stopped)
-    assert main(["compare", str(study), "--out", str(out)]) == 7
-    assert "tuning/digits,local,0,1: exit code 0: stopped at round 1 of 2" in capsys.readouterr().err
-    assert not (out / "tuning.yaml").exists()
-    assert len(started) == 2
-    monkeypatch.setattr(pool, "Launch", InProcess)
-    assert main(["compare", str(study), "--out", str(out)]) == 0
-    (choice,) = read_choices(out).values()
-    assert not any(math.isnan(one.score) for one in choice.tried)
-
-
-def test_a_configuration_that_diverges_is_out_whichever_array_task_has_seen_it(tmp_path, started):
-    tuning = {**TUNING, "space": {"all": {"train.optimiser.lr": [1000.0], "train.rounds": [30]}}}
-    study, out = write_study(tmp_path, {"tuning": tuning, "seeds": [100], **LOCAL}), tmp_path / "out"
-    for number in (2, 1):
-        Comparison(study, out, {}).run(Share(number, 2))
-    (choice,) = read_choices(out).values()
-    assert choice.chosen == 0
-    assert [math.isnan(one.score) for one in choice.tried] == [False, True]
-
-    (out / "tuning.yaml").unlink()
-    del started[:]
-    Comparison(study, out, {}).run()
-    assert read_choices(out) == {("digits", "local"): choice}
-    assert started == []
 
 
 def test_nothing_is_launched_shortly_before_the_slurm_job_ends(tmp_path, started, monkeypatch, capsys):
@@ -410,109 +251,6 @@ def test_a_sigterm_ends_all_launches_and_the_same_command_goes_on(tmp_path):
     assert state.status == "stopped"
     assert 0 < state.round < 100_000
     assert [line["outcome"] for line in ledger(out)] == ["started", "stopped"]
-
-
-def test_results_outlive_the_run_directories_they_came_from(tmp_path, started):
-    """study.h5 is enough: its cells are not run again, unless their job is another by now."""
-    out, study = tmp_path / "out", write_study(tmp_path, {"tuning": TUNING})
-    Comparison(study, out, {}).run()
-    before, launches = load_study(out / "study.h5"), len(started)
-    for name in ("cells", "tuning"):
-        shutil.rmtree(out / name)
-    (out / "tuning.yaml").unlink()
-    del started[:]
-    again = Comparison(study, out, {})
-    assert again.unfinished() == ([], [])
-    assert again.run().result
-    after = load_study(out / "study.h5")
-    assert not started
-    assert launches
-    assert after.tuning == before.tuning
-    assert after.provenance["commit"] == before.provenance["commit"]
-    for old, new in zip(before.cells, after.cells, strict=True):
-        assert (old.name, old.job_digest, old.status) == (new.name, new.job_digest, new.status)
-        np.testing.assert_array_equal(old.result.last, new.result.last)
-        np.testing.assert_array_equal(old.result.final.predicted, new.result.final.predicted)
-
-    weaker = {"cells": {"method": {"parse": {"method": {"name": "parse", "beta": 0.25}}}}, "tuning": TUNING}
-    ended = Comparison(write_study(tmp_path, weaker), out, {}).run()
-    assert ended.aside == out / "study.previous-1.h5"  # or what the study asks for no more would be lost
-    for old, kept in zip(before.cells, load_study(ended.aside).cells, strict=True):
-        np.testing.assert_array_equal(old.result.last, kept.result.last)
-    cells = [command[command.index("--out") + 1] for command in started if "/cells/" in " ".join(command)]
-    assert sorted(cells) == [str(out / "cells" / f"digits,parse,{seed}") for seed in (100, 101)]
-
-    longer = Comparison(write_study(tmp_path, weaker, {"evaluate": {"every": 2}}), out, {})
-    assert {trial.levels["method"] for trial in longer.unfinished()[0]} == {"parse", "local"}
-
-
-def test_a_study_file_that_can_not_be_read_is_not_written_over(tmp_path, started, capsys):
-    out, study = tmp_path / "out", write_study(tmp_path, LOCAL)
-    Comparison(study, out, {}).run()
-    shutil.rmtree(out / "cells")
-    flip(out / "study.h5", (out / "study.h5").stat().st_size // 2)
-    damaged = (out / "study.h5").read_bytes()
-    del started[:]
-    for more in ([], ["--report"]):
-        assert main(["compare", str(study), "--out", str(out), *more]) == 5
-        assert "study.h5" in capsys.readouterr().err
-    assert started == []
-    assert (out / "study.h5").read_bytes() == damaged
-
-
-def test_kept_results_take_the_name_that_an_axis_has_now(tmp_path, started):
-    out = tmp_path / "out"
-    Comparison(write_study(tmp_path, {**LOCAL, "cells": {**LOCAL["cells"], "lr": {"a": {}}}}), out, {}).run()
-    shutil.rmtree(out / "cells")
-    del started[:]
-    renamed = write_study(tmp_path, {**LOCAL, "cells": {**LOCAL["cells"], "self": {"a": {}}}})
-    Comparison(renamed, out, {}).run()
-    assert started == []
-    assert len(load_study(out / "study.h5").select(**{"self": "a", "method": "local"})) == 2
-
-
-def test_published_results_need_neither_jobs_nor_data_and_are_gone_on_from(tmp_path, started, capsys):
-    out, packed, alone = tmp_path / "out", tmp_path / "small.h5.xz", tmp_path / "alone"
-    study = write_study(tmp_path, {**FAILING, "seeds": [100]})
-    assert main(["compare", str(study), "--out", str(out)]) == 7
-    PUBLISHED["main"](["pack", str(out), str(packed)])
-    PUBLISHED["main"](["unpack", str(packed), str(alone)])
-    assert ledger(alone) == ledger(out)
-    study.rename(tmp_path / "elsewhere.yaml")
-    capsys.readouterr()
-    assert main(["report", str(alone)]) == 0
-    assert str(alone / "study.md") in capsys.readouterr().out
-
-    def tables(folder):
-        return [line for line in (folder / "study.md").read_text().splitlines() if not line.startswith("- command")]
-
-    assert tables(alone) == tables(out)
-    with pytest.raises(SystemExit, match="is there already"):
-        PUBLISHED["main"](["unpack", str(packed), str(alone)])
-    del started[:]
-    (tmp_path / "elsewhere.yaml").rename(study)
-    assert main(["compare", str(study), "--out", str(alone), "--only", "rate=fine"]) == 0
-    assert started == []
-
-
-def test_what_tuning_would_try_is_planned_before_anything_starts(tmp_path, started, capsys):
-    sparse = {"topology": [{"kind": "erdos-renyi", "probability": 0.001}]}
-    study = write_study(tmp_path, {"tuning": {**TUNING, "space": {"all": sparse}}})
-    assert main(["compare", str(study), "--out", str(tmp_path / "out")]) != 0
-    assert "connected" in capsys.readouterr().err
-    assert started == []
-
-
-def test_tuning_without_validation_samples_is_refused(tmp_path, started, capsys):
-    job = {"agents": [{"modalities": ["a"], "count": 2}], "data": {"source": {"hdf5": "data.h5"}}}
-    study = write_study(tmp_path, {"tuning": TUNING, **LOCAL}, job)
-    with h5py.File(write_dataset(tmp_path / "data.h5"), "r+") as file:
-        file["split"][:] = np.where(file["split"][:] == 1, 0, file["split"][:])
-    assert main(["compare", str(study), "--out", str(tmp_path / "out")]) != 0
-    said = capsys.readouterr().err
-    assert "tuning chooses by accuracy on validation samples, and the data have none" in said
-    assert re.search(r"study.yaml:\d+", said)
-    assert started == []
 
 
 def test_a_share_is_done_when_its_own_cells_are(tmp_path, started):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from compare_cases import InProcess, in_process
+from compare_cases import InProcess
 from launch import ROOT, child_environment, run
 from scaling_cases import write_scaling_study
 
@@ -21,12 +21,6 @@ from parse_mpi.storage.owner import look
 from parse_mpi.storage.rundir import RunDirectory
 
 GROUP = {"curves": {"strong": None, "group": {"kind": "group", "agents": [3, 6]}}, "repeats": 2}
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """The commands of all launches, which run inside this process."""
-    return in_process(monkeypatch)
 
 
 def test_one_and_two_ranks_are_measured(tmp_path):
