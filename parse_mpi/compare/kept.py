@@ -36,8 +36,7 @@ def put_aside(out: Path, earlier: Study | None, now: Study) -> Path | None:
 
     The second name; None where nothing would be lost. Raises StorageError.
     """
-    held = {(cell.name, cell.job_digest) for cell in earlier.cells if cell.result is not None} if earlier else set()
-    if held <= {(cell.name, cell.job_digest) for cell in now.cells if cell.result is not None}:
+    if earlier is None or _held(earlier) <= _held(now):
         return None
     number = 1
     while (aside := out / f"study.previous-{number}.h5").exists():
@@ -45,6 +44,11 @@ def put_aside(out: Path, earlier: Study | None, now: Study) -> Path | None:
     with storage_errors(aside):
         os.link(out / RESULT, aside)  # not renamed: at no moment is there no study.h5
     return aside
+
+
+def _held(study: Study) -> set[tuple[str, str, int]]:
+    """Whose results a study holds, and how long each job was, which its digest leaves out."""
+    return {(cell.name, cell.job_digest, cell.rounds) for cell in study.cells if cell.result is not None}
 
 
 def _is_of(cell: Cell | None, trial: Trial) -> bool:

@@ -82,6 +82,17 @@ def test_results_outlive_the_run_directories_they_came_from(tmp_path, started):
     assert {trial.levels["method"] for trial in longer.unfinished()[0]} == {"parse", "local"}
 
 
+def test_results_of_another_length_are_not_written_over(tmp_path, started):
+    """How long a job trains is no part of its digest."""
+    out = tmp_path / "out"
+    Comparison(write_study(tmp_path, LOCAL), out, {}).run()
+    before = (out / "study.h5").read_bytes()
+    ended = Comparison(write_study(tmp_path, LOCAL, {"train": {"rounds": 1}}), out, {}).run()
+    assert {cell.rounds for cell in load_study(ended.result).cells} == {1}
+    assert ended.aside == out / "study.previous-1.h5"
+    assert ended.aside.read_bytes() == before
+
+
 def test_a_study_file_that_can_not_be_read_is_not_written_over(tmp_path, started, capsys):
     out, study = tmp_path / "out", write_study(tmp_path, LOCAL)
     Comparison(study, out, {}).run()
